@@ -1,0 +1,71 @@
+# Postern's targets. `make help` explains them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+GO ?= go
+TOOLS := $(CURDIR)/bin/tools
+PROTOS := $(wildcard proto/postern/v1/*.proto)
+
+.PHONY: help
+help: ## explain every target
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/postern
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/postern ./cmd/postern
+
+.PHONY: run
+run: build ## start five regions on this machine, with mail in them (ARGS="--base-port N" to shift the ports)
+	exec ./bin/postern demo --data ./demo $(ARGS)
+
+.PHONY: test
+test: ## everything that needs only Go: units, scripts, contracts, a cluster of real processes
+	$(GO) test ./...
+
+.PHONY: race
+race: ## the same with the race detector
+	$(GO) test -race ./...
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint ## formatting, vet, golangci-lint, generated code and go.mod up to date
+	@test -z "$$(gofmt -l cmd pkg proto regions)" || { echo "not formatted:"; gofmt -l cmd pkg proto regions; exit 1; }
+	$(GO) vet ./...
+	$(TOOLS)/golangci-lint run ./...
+	$(GO) mod tidy -diff
+	$(GO) mod verify
+	@$(MAKE) --no-print-directory proto-check
+
+.PHONY: proto
+proto: $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## generate Go from proto/ (needs protoc)
+	@command -v protoc >/dev/null || { echo "protoc is missing: install your system's protobuf-compiler"; exit 1; }
+	PATH=$(TOOLS):$$PATH protoc -I proto --go_out=. --go_opt=module=github.com/postern-pop/postern \
+		--go-grpc_out=. --go-grpc_opt=module=github.com/postern-pop/postern $(PROTOS)
+
+.PHONY: proto-check
+proto-check: $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc # generated code is what proto/ generates
+	@command -v protoc >/dev/null || { echo "protoc is missing: install your system's protobuf-compiler"; exit 1; }
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	PATH=$(TOOLS):$$PATH protoc -I proto --go_out=$$dir --go_opt=module=github.com/postern-pop/postern \
+		--go-grpc_out=$$dir --go-grpc_opt=module=github.com/postern-pop/postern $(PROTOS) && \
+	for f in $$dir/proto/postern/v1/*.go; do diff -q $$f proto/postern/v1/$$(basename $$f) || { echo "run make proto"; exit 1; }; done
+
+.PHONY: fuzz
+fuzz: ## every fuzz target, FUZZTIME each (10s)
+	@set -e; grep -rhoE '^func Fuzz[A-Za-z0-9_]+' --include=*_test.go pkg cmd -H | sed 's/:func /:/' | while IFS=: read -r file name; do \
+		echo "== $$(dirname $$file) $$name"; \
+		$(GO) test ./$$(dirname $$file) -run '^$$' -fuzz "^$$name\$$" -fuzztime $(or $(FUZZTIME),10s); done
+
+.PHONY: bench
+bench: build ## cost per session, poll, delivery and idle session, through the demo's processes
+	$(GO) run ./cmd/postern-bench -binary bin/postern
+
+.PHONY: clients
+clients: build ## real mail clients against the demo (needs curl fetchmail mpop python3 swaks)
+	.ci/clients
+
+.PHONY: clean
+clean: ## remove what was built and the demo's data
+	rm -rf bin demo
+
+$(TOOLS)/%: .ci/tools/go.mod
+	@mkdir -p $(TOOLS)
+	cd .ci/tools && GOBIN=$(TOOLS) $(GO) install $$(grep -oE '[^ \t]+/$*$$' go.mod | head -1)

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/postern-pop/postern/pkg/policy"
+	posternv1 "github.com/postern-pop/postern/proto/postern/v1"
+)
+
+// accountCmd is "postern account".
+type accountCmd struct {
+	operator
+
+	Create  accountCreateCmd  `cmd:"" help:"Make a new account."`
+	List    accountListCmd    `cmd:"" help:"List all accounts."`
+	Show    accountShowCmd    `cmd:"" help:"Show one account."`
+	Set     accountSetCmd     `cmd:"" help:"Change an account."`
+	Disable accountDisableCmd `cmd:"" help:"Let nobody of an account in, and take no mail for it."`
+	Enable  accountEnableCmd  `cmd:"" help:"Undo disable."`
+}
+
+type accountView struct {
+	Name        string      `json:"name"`
+	Region      string      `json:"region"`
+	Disabled    bool        `json:"disabled"`
+	Override    string      `json:"override"`
+	Continuity  bool        `json:"continuity"`
+	LegacyUntil *time.Time  `json:"legacy_until"`
+	Networks    []string    `json:"networks"`
+	Events      []eventView `json:"events"`
+}
+
+func viewAccount(a *posternv1.Account) accountView {
+	v := accountView{Name: a.GetName(), Region: a.GetRegion(), Disabled: a.GetDisabled(), Override: a.GetOverride(),
+		Continuity: a.GetContinuity(), LegacyUntil: moment(a.GetLegacyUntilMilli(), "UTC"),
+		Networks: append([]string{}, a.GetNetworks()...), Events: []eventView{}}
+	for _, e := range a.GetEvents() {
+		v.Events = append(v.Events, viewEvent(e))
+	}
+	return v
+}
+
+// legacy is the end of legacy fetching as it is typed: the last day, when it is
+// the end of one.
+func (v accountView) legacy() string {
+	if v.LegacyUntil != nil && v.LegacyUntil.Equal(v.LegacyUntil.Truncate(24*time.Hour)) {
+		return v.LegacyUntil.AddDate(0, 0, -1).Format(time.DateOnly)
+	}
+	return shown(v.LegacyUntil, "never")
+}
+
+func (v accountView) state() string {
+	if v.Disabled {
+		return "disabled"
+	}
+	return "enabled"
+}
+
+func (v accountView) network() string {
+	if len(v.Networks) == 0 {
+		return "any"
+	}
+	return strings.Join(v.Networks, " ")
+}
+
+// event is the account's present in one word or few.
+func (v accountView) event() string {
+	for _, e := range v.Events {
+		if e.State == "active" {
+			return "on"
+		}
+	}
+	return "-"
+}
+
+func (v accountView) write(w io.Writer) {
+	row(w, "account", v.Name)
+	row(w, "region", v.Region)
+	row(w, "state", v.state())
+	row(w, "override", v.Override)
+	row(w, "continuity package", yesNo(v.Continuity))
+	row(w, "legacy POP until", v.legacy())
+	row(w, "networks", v.network())
+	if len(v.Events) > 0 {
+		fmt.Fprintln(w)
+		writeEvents(w, v.Events)
+	}
+}
+
+type accountCreateCmd struct {
+	Name        string   `arg:"" help:"1 to 63 of a-z, 0-9 and hyphens."`
+	Region      string   `required:"" help:"Its home: where its mail is kept. It cannot be changed."`
+	Continuity  bool     `help:"It has the continuity package."`
+	LegacyUntil string   `placeholder:"DATE" help:"The last day (UTC) of POP that is a leftover of the past, such as 2027-01-31."`
+	Network     []string `placeholder:"CIDR" help:"A network that its users may log in from; may be repeated. None: anywhere."`
+}
+
+// Run makes the account.
+func (c *accountCreateCmd) Run(ctx context.Context, cl *client) error {
+	legacy, err := parseLegacy(c.LegacyUntil)
+	if err != nil {
+		return err
+	}
+	networks, err := parseNetworks(c.Network)
+	if err != nil {
+		return err
+	}
+	in := &posternv1.CreateAccountRequest{Name: c.Name, Region: c.Region, Continuity: c.Continuity,
+		LegacyUntilMilli: legacy, Networks: networks}
+	return cl.account(ctx, true, func(ctx context.Context, admin posternv1.AdminClient) (*posternv1.Account, error) {
+		return admin.CreateAccount(ctx, in)
+	})
+}
+
+// account shows the account that a call answers with.
+func (c *client) account(ctx context.Context, changes bool, ask func(context.Context, posternv1.AdminClient) (*posternv1.Account, error)) error {
+	var answer *posternv1.Account
+	err := c.call(ctx, changes, func(ctx context.Context, admin posternv1.AdminClient) (err error) {
+		answer, err = ask(ctx, admin)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	view := viewAccount(answer)
+	return c.reply(view, view.write)
+}
+
+type accountListCmd struct{}
+
+// Run lists the accounts.
+func (c *accountListCmd) Run(ctx context.Context, cl *client) error {
+	var accounts []accountView
+	failed := cl.call(ctx, false, func(ctx context.Context, admin posternv1.AdminClient) error {
+		stream, err := admin.ListAccounts(ctx, &posternv1.ListAccountsRequest{})
+		if err != nil {
+			return err
+		}
+		accounts, err = received(stream, viewAccount)
+		return err
+	})
+	if failed != nil && len(accounts) == 0 {
+		return failed
+	}
+	return errors.Join(cl.reply(accounts, func(w io.Writer) {
+		row(w, "ACCOUNT", "REGION", "STATE", "OVERRIDE", "CONTINUITY", "EVENT", "LEGACY UNTIL", "NETWORKS")
+		for _, a := range accounts {
+			row(w, a.Name, a.Region, a.state(), a.Override, yesNo(a.Continuity), a.event(), a.legacy(), a.network())
+		}
+	}), failed)
+}
+
+type accountShowCmd struct {
+	Name string `arg:"" help:"The account."`
+}
+
+// Run shows the account.
+func (c *accountShowCmd) Run(ctx context.Context, cl *client) error {
+	return cl.account(ctx, false, func(ctx context.Context, admin posternv1.AdminClient) (*posternv1.Account, error) {
+		return admin.ShowAccount(ctx, &posternv1.ShowAccountRequest{Name: c.Name})
+	})
+}
+
+type accountSetCmd struct {
+	Name        string   `arg:"" help:"The account."`
+	Continuity  *bool    `negatable:"" help:"It has the continuity package."`
+	LegacyUntil *string  `placeholder:"DATE" help:"The last day (UTC) of legacy POP, or never."`
+	Network     []string `placeholder:"CIDR" xor:"networks" help:"A network that its users may log in from, in place of those before; may be repeated."`
+	AnyNetwork  bool     `xor:"networks" help:"Let its users log in from anywhere."`
+}
+
+// Run changes the account.
+func (c *accountSetCmd) Run(ctx context.Context, cl *client) error {
+	in := &posternv1.SetAccountRequest{Name: c.Name, Continuity: c.Continuity}
+	if c.LegacyUntil != nil {
+		legacy, err := parseLegacy(*c.LegacyUntil)
+		if err != nil {
+			return err
+		}
+		in.LegacyUntilMilli = &legacy
+	}
+	if len(c.Network) > 0 || c.AnyNetwork {
+		networks, err := parseNetworks(c.Network)
+		if err != nil {
+			return err
+		}
+		in.Networks = &posternv1.Networks{Prefixes: networks}
+	}
+	if in.Continuity == nil && in.LegacyUntilMilli == nil && in.Networks == nil {
+		return errors.New("nothing to set: give --[no-]continuity, --legacy-until, --network or --any-network")
+	}
+	return cl.setAccount(ctx, in)
+}
+
+func (c *client) setAccount(ctx context.Context, in *posternv1.SetAccountRequest) error {
+	return c.account(ctx, true, func(ctx context.Context, admin posternv1.AdminClient) (*posternv1.Account, error) {
+		return admin.SetAccount(ctx, in)
+	})
+}
+
+type accountDisableCmd struct {
+	Name string `arg:"" help:"The account."`
+}
+
+// Run disables the account.
+func (c *accountDisableCmd) Run(ctx context.Context, cl *client) error {
+	disabled := true
+	return cl.setAccount(ctx, &posternv1.SetAccountRequest{Name: c.Name, Disabled: &disabled})
+}
+
+type accountEnableCmd struct {
+	Name string `arg:"" help:"The account."`
+}
+
+// Run enables the account.
+func (c *accountEnableCmd) Run(ctx context.Context, cl *client) error {
+	disabled := false
+	return cl.setAccount(ctx, &posternv1.SetAccountRequest{Name: c.Name, Disabled: &disabled})
+}
+
+// parseLegacy reads the end of legacy POP: a day means through its end, in UTC.
+func parseLegacy(text string) (milli int64, err error) {
+	if text == "" || text == "never" {
+		return 0, nil
+	}
+	if day, err := time.Parse(time.DateOnly, text); err == nil {
+		return day.AddDate(0, 0, 1).UnixMilli(), nil
+	}
+	t, err := policy.ParseTime(text, time.UTC)
+	if err != nil {
+		return 0, fmt.Errorf("legacy-until %q: expected a day such as 2027-01-31, or never", text)
+	}
+	return t.UnixMilli(), nil
+}
+
+// parseNetworks checks networks before they go out; a bare address is one of a
+// single host.
+func parseNetworks(texts []string) ([]string, error) {
+	networks := make([]string, 0, len(texts))
+	for _, text := range texts {
+		if address, err := netip.ParseAddr(text); err == nil && address.Zone() == "" {
+			text = netip.PrefixFrom(address, address.BitLen()).String()
+		}
+		if _, err := netip.ParsePrefix(text); err != nil {
+			return nil, fmt.Errorf("network %q: expected an address and a prefix length such as 192.0.2.0/24", text)
+		}
+		networks = append(networks, text)
+	}
+	return networks, nil
+}

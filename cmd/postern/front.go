@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"github.com/postern-pop/postern/pkg/admin"
+	"github.com/postern-pop/postern/pkg/config"
+	"github.com/postern-pop/postern/pkg/directory"
+	"github.com/postern-pop/postern/pkg/maildrop"
+	"github.com/postern-pop/postern/pkg/placement"
+	"github.com/postern-pop/postern/pkg/pop3"
+	"github.com/postern-pop/postern/pkg/router"
+	"github.com/postern-pop/postern/pkg/rpc"
+	"github.com/postern-pop/postern/pkg/run"
+)
+
+// front wires a front: the router of its region, the gateway on it, and POP3S.
+func front(ctx context.Context, p *run.Process, h *host, cfg *config.Process) error {
+	me, err := h.joinAs(p, cfg)
+	if err != nil {
+		return err
+	}
+	// Whoever starts a front with a region's file makes the region known.
+	if err := directory.NewStore(h.global).PublishRegion(ctx, published(cfg.Region)); err != nil {
+		return err
+	}
+	route, err := h.router(ctx, p, me, cfg)
+	if err != nil {
+		return err
+	}
+	if err := h.gateway(p, me, cfg, route); err != nil {
+		return err
+	}
+	with, err := serverTLS(string(cfg.Front.POP3S.Cert), string(cfg.Front.POP3S.Key))
+	if err != nil {
+		return err
+	}
+	server, err := pop3.NewServer(pop3.Config{
+		Opener: route, TLS: with, Region: string(cfg.Region.Name), Hostname: cfg.Region.Hostname,
+		Log: me.log, Registerer: me.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	return serve(p, "pop3s", string(cfg.Front.POP3S.Listen), server.Serve, server.Shutdown)
+}
+
+// published is what other regions know of a region.
+func published(r config.Region) directory.Region {
+	return directory.Region{
+		Name: string(r.Name), Title: r.Title, Hostname: r.Hostname, Shards: r.Shards,
+		Gateway: string(r.Gateway), CrossRegion: r.CrossRegion,
+	}
+}
+
+// router makes the way from an address to its maildrop, wherever that is.
+func (h *host) router(ctx context.Context, p *run.Process, me *party, cfg *config.Process) (*router.Router, error) {
+	owners, err := placement.Watch(ctx, h.regional, string(cfg.Region.Name), cfg.Region.Shards, me.log)
+	if err != nil {
+		return nil, err
+	}
+	p.OnStop("owners", func(context.Context) error { owners.Close(); return nil })
+	return router.New(router.Config{
+		Region: string(cfg.Region.Name), Shards: cfg.Region.Shards,
+		Directory: h.view, Owners: owners,
+		Dial: func(address string) maildrop.Service { return me.pool.Client(address) },
+		Log:  me.log, Registerer: me.metrics,
+	}), nil
+}
+
+// gateway serves the region to other regions and to operators.
+func (h *host) gateway(p *run.Process, me *party, cfg *config.Process, route *router.Router) error {
+	with, err := rpc.ServerTLS(me.files)
+	if err != nil {
+		return err
+	}
+	server := rpc.NewServer(rpc.ServerConfig{
+		TLS: with, Service: route.Local(), Allow: rpc.GatewayAllow(string(cfg.Region.Name)),
+		Log: me.log, Registerer: me.metrics,
+	})
+	// An operator reaches every region's addresses by any gateway.
+	admin.New(admin.Config{Store: directory.NewStore(h.global), Registrar: route, Log: me.log}).Register(server.GRPC())
+	return serve(p, "gateway", string(cfg.Front.Gateway.Listen), server.Serve, stopper(server.Stop))
+}
+
+// serve listens and serves until the process stops.
+func serve(p *run.Process, name, address string, serve func(net.Listener) error, stop func(context.Context) error) error {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	p.Serve(name, func() error { return serve(listener) }, stop)
+	return nil
+}
+
+// stopper is a stop that has no error to tell.
+func stopper(stop func(context.Context)) func(context.Context) error {
+	return func(ctx context.Context) error { stop(ctx); return nil }
+}

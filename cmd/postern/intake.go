@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"os"
+
+	"github.com/postern-pop/postern/pkg/config"
+	"github.com/postern-pop/postern/pkg/lmtp"
+	"github.com/postern-pop/postern/pkg/run"
+)
+
+// intake wires an intake: the router of its region, and LMTP.
+func intake(ctx context.Context, p *run.Process, h *host, cfg *config.Process) error {
+	me, err := h.joinAs(p, cfg)
+	if err != nil {
+		return err
+	}
+	route, err := h.router(ctx, p, me, cfg)
+	if err != nil {
+		return err
+	}
+	with, err := intakeTLS(cfg.Intake.LMTP)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(string(cfg.Intake.Spool), 0o700); err != nil {
+		return err
+	}
+	server, err := lmtp.NewServer(lmtp.Config{
+		Deliverer: route, TLS: with, Networks: cfg.Intake.LMTP.Networks,
+		Hostname: cfg.Region.Hostname, Region: string(cfg.Region.Name),
+		MaxSize: int64(cfg.Intake.MaxMessageMiB) << 20, Spool: string(cfg.Intake.Spool),
+		Log: me.log, Registerer: me.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	return serve(p, "lmtp", string(cfg.Intake.LMTP.Listen), server.Serve, server.Shutdown)
+}
+
+// intakeTLS is for STARTTLS; nil when no certificate is configured. A client
+// needn't show one, but one that it shows must be of the client CA.
+func intakeTLS(cfg config.LMTP) (*tls.Config, error) {
+	if cfg.Cert == "" {
+		return nil, nil
+	}
+	with, err := serverTLS(string(cfg.Cert), string(cfg.Key))
+	if err != nil || cfg.ClientCA == "" {
+		return with, err
+	}
+	with.ClientCAs, err = readPool(string(cfg.ClientCA))
+	with.ClientAuth = tls.VerifyClientCertIfGiven
+	return with, err
+}

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+
+	"github.com/postern-pop/postern/pkg/auth"
+	"github.com/postern-pop/postern/pkg/blob/dir"
+	"github.com/postern-pop/postern/pkg/config"
+	"github.com/postern-pop/postern/pkg/node"
+	"github.com/postern-pop/postern/pkg/rpc"
+	"github.com/postern-pop/postern/pkg/run"
+)
+
+// mailbox wires a mailbox node: the store, the shards on it, and gRPC. The node
+// gives its shards away before its door closes.
+func mailbox(ctx context.Context, p *run.Process, h *host, cfg *config.Process) error {
+	me, err := h.joinAs(p, cfg)
+	if err != nil {
+		return err
+	}
+	store, err := dir.Open(string(cfg.Region.Storage.Dir.Path))
+	if err != nil {
+		return err
+	}
+	p.OnStop("store", func(context.Context) error { return store.Close() })
+	verifier := auth.New(auth.Config{Registerer: me.metrics})
+	p.OnStop("passwords", func(context.Context) error { verifier.Close(); return nil })
+
+	address := cfg.Mailbox.GRPC.Advertise
+	if address == "" {
+		address = cfg.Mailbox.GRPC.Listen
+	}
+	shards, err := node.New(node.Config{
+		Name: string(cfg.Name), Region: string(cfg.Region.Name), Shards: cfg.Region.Shards,
+		Store: store, Rules: h.view, Auth: verifier, Etcd: h.regional,
+		Address: string(address), Zone: cfg.Mailbox.Zone, Gossip: me.gossip,
+		CacheBytes: int64(cfg.Mailbox.CacheMiB) << 20,
+		Log:        me.log, Registerer: me.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	with, err := rpc.ServerTLS(me.files)
+	if err != nil {
+		return err
+	}
+	server := rpc.NewServer(rpc.ServerConfig{
+		TLS: with, Service: shards, Allow: rpc.NodeAllow(string(cfg.Region.Name)),
+		Log: me.log, Registerer: me.metrics,
+	})
+	if err := serve(p, "grpc", string(cfg.Mailbox.GRPC.Listen), server.Serve, stopper(server.Stop)); err != nil {
+		return err
+	}
+	p.Go("node", shards.Run)
+	return nil
+}

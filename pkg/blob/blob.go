@@ -1,0 +1,62 @@
+// Package blob is the door to the object store: immutable objects under keys,
+// and the one promise that Postern's safety stands on.
+//
+//	blob.Store ── blob/dir   a directory on one machine, fsync'ed
+//	           └─ blob/s3    S3-compatible storage
+//
+// # What every Store promises (package blobtest holds them to it)
+//
+//   - Create is atomic: of any number of callers that create one key, exactly
+//     one succeeds, whenever they come, and the others get ErrExists. An object
+//     is never seen half written, and never changes.
+//   - When Create returned nil the object is durable.
+//   - When Create returned an error that is neither ErrExists nor ErrMaybe,
+//     the object was not created and will not appear later. ErrMaybe: it may be there,
+//     or may appear; repeating the call, or reading, tells.
+//   - Reads and lists see every object created before they began.
+//   - Every call may be repeated. Deleting what isn't there is no error.
+//
+// Keys are slash-separated paths of [a-z0-9._-] segments, without "." and "..".
+package blob
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+)
+
+var (
+	// ErrExists: Create found an object at the key.
+	ErrExists = errors.New("object exists")
+	// ErrNotFound: no object at the key.
+	ErrNotFound = errors.New("no such object")
+	// ErrMaybe: it is not known whether the object was created.
+	ErrMaybe = errors.New("outcome unknown")
+	// ErrFull: the store has no room.
+	ErrFull = errors.New("store full")
+)
+
+// Info is what List says of an object.
+type Info struct {
+	Key  string
+	Size int64 // octets
+}
+
+// Store keeps objects. Implementations are safe for concurrent use.
+type Store interface {
+	// Create makes the object at key of exactly size octets from body, unless
+	// there is one. Empty objects are refused: not every store keeps them.
+	Create(ctx context.Context, key string, body io.Reader, size int64) error
+
+	// ReadAt fills p from the object's offset, as io.ReaderAt does: fewer octets
+	// come with io.EOF when the object ends before.
+	ReadAt(ctx context.Context, key string, p []byte, offset int64) (int, error)
+
+	// List yields the objects whose key begins with prefix and sorts after the
+	// key `after` (in octet order), in that order. After an error it ends.
+	List(ctx context.Context, prefix, after string) iter.Seq2[Info, error]
+
+	// Delete removes the object at key.
+	Delete(ctx context.Context, key string) error
+}

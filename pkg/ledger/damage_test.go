@@ -1,0 +1,200 @@
+package ledger
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/postern-pop/postern/pkg/blob"
+	"github.com/postern-pop/postern/pkg/blob/blobtest"
+	"github.com/postern-pop/postern/pkg/maildrop"
+)
+
+// sample is a ledger with records of all kinds, four objects: fence, mail and
+// more, mail, fence.
+func sample(t *testing.T) *blobtest.Memory {
+	store := blobtest.NewMemory()
+	l, _ := open(t, store)
+	_, err := l.Append(context.Background(), []Draft{
+		message(1), message(2), {Record: &Address{Address: "a@example.com", Groups: []string{"x"}}},
+		{Record: &Removal{Mailbox: "a@example.com", Messages: []Position{At(1, 1)}}}, message(3),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	add(t, l, 4)
+	open(t, store)
+	return store
+}
+
+// verify opens a ledger and reads all its bodies.
+func verify(store blob.Store) error {
+	h := &history{}
+	l, err := Open(context.Background(), Config{Store: store, Prefix: prefix}, h.replay)
+	if err != nil {
+		return err
+	}
+	for _, e := range h.entries {
+		if d, ok := e.Record.(*Delivery); ok {
+			if _, err := l.Inline(context.Background(), e.Position, e.Offset, d.Wire, d.Checksum); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Each single bit of each object: a changed one is noticed, and the error says where.
+func TestEachFlippedBitIsNoticed(t *testing.T) {
+	store := sample(t)
+	if err := verify(store.Clone()); err != nil {
+		t.Fatal(err)
+	}
+	bits := 0
+	for info := range store.List(context.Background(), prefix, "") {
+		for bit := range info.Size * 8 {
+			damaged := store.Clone()
+			damaged.Alter(info.Key, func(b []byte) []byte {
+				b[bit/8] ^= 1 << (bit % 8)
+				return b
+			})
+			err := verify(damaged)
+			if !errors.Is(err, ErrCorrupt) || maildrop.KindOf(err) != maildrop.Corrupt || !strings.Contains(err.Error(), info.Key) ||
+				!strings.Contains(err.Error(), "octet ") {
+				t.Fatalf("%s: bit %d: %v; want ErrCorrupt that names object and octet", info.Key, bit, err)
+			}
+			bits++
+		}
+	}
+	if bits < 3000 {
+		t.Errorf("only %d bits tried", bits)
+	}
+}
+
+func TestCutAndGrownObjects(t *testing.T) {
+	store := sample(t)
+	for info := range store.List(context.Background(), prefix, "") {
+		for length := int64(1); length <= info.Size+1; length++ {
+			if length == info.Size {
+				continue
+			}
+			damaged := store.Clone()
+			damaged.Alter(info.Key, func(b []byte) []byte { return append(b, 0)[:length] })
+			for _, store := range []blob.Store{damaged, blindList{damaged}} {
+				if err := verify(store); !errors.Is(err, ErrCorrupt) {
+					t.Fatalf("%s: %d of %d octets: %v; want ErrCorrupt", info.Key, length, info.Size, err)
+				}
+			}
+		}
+	}
+}
+
+// Whole objects, each one sound, in wrong places.
+func TestMisplacedObjects(t *testing.T) {
+	key := files{prefix: prefix}.object
+	other := sample(t)
+	for name, change := range map[string]func(m *blobtest.Memory){
+		"one is missing":        func(m *blobtest.Memory) { remove(t, m, key(2)) },
+		"the first is missing":  func(m *blobtest.Memory) { remove(t, m, key(1)) },
+		"another sequence":      func(m *blobtest.Memory) { replace(t, m, key(3), m, key(2)) },
+		"another ledger":        func(m *blobtest.Memory) { replace(t, m, key(2), other, key(2)) },
+		"another ledger's end":  func(m *blobtest.Memory) { replace(t, m, key(4), other, key(4)) },
+		"another ledger's head": func(m *blobtest.Memory) { replace(t, m, key(1), other, key(1)) },
+		"a second fence of one epoch": func(m *blobtest.Memory) {
+			forge(t, m, 4, 1, func(l *Ledger) Record { return &Fence{Epoch: 1, Ledger: l.identity, Secret: l.secret} })
+		},
+		"a fence with another secret": func(m *blobtest.Memory) {
+			forge(t, m, 4, 2, func(l *Ledger) Record { return &Fence{Epoch: 2, Ledger: l.identity} })
+		},
+		"a fence that lies about its epoch": func(m *blobtest.Memory) {
+			forge(t, m, 4, 2, func(l *Ledger) Record { return &Fence{Epoch: 3, Ledger: l.identity, Secret: l.secret} })
+		},
+		"an epoch without a fence": func(m *blobtest.Memory) {
+			forge(t, m, 3, 2, func(*Ledger) Record { return &Removal{} })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := sample(t)
+			change(store)
+			if err := verify(store); !errors.Is(err, ErrCorrupt) {
+				t.Errorf("%v; want ErrCorrupt", err)
+			}
+		})
+	}
+}
+
+func remove(t *testing.T, m *blobtest.Memory, key string) {
+	t.Helper()
+	if err := m.Delete(context.Background(), key); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func replace(t *testing.T, m *blobtest.Memory, key string, from *blobtest.Memory, fromKey string) {
+	t.Helper()
+	var content []byte
+	if !from.Alter(fromKey, func(b []byte) []byte { content = b; return b }) ||
+		!m.Alter(key, func([]byte) []byte { return slices.Clone(content) }) {
+		t.Fatalf("no object at %s or %s", key, fromKey)
+	}
+}
+
+// forge puts a sound object of the given epoch in a sequence's place.
+func forge(t *testing.T, m *blobtest.Memory, sequence, epoch uint64, record func(*Ledger) Record) {
+	t.Helper()
+	l, _ := open(t, m.Clone())
+	h := l.header(sequence)
+	h.epoch = epoch
+	object, _, err := encodeObject(h, []Draft{{Record: record(l)}})
+	if err != nil || !m.Alter(l.files.object(sequence), func([]byte) []byte { return object }) {
+		t.Fatal(err)
+	}
+}
+
+func TestInlineOfWhatIsGone(t *testing.T) {
+	store := blobtest.NewMemory()
+	l, _ := open(t, store)
+	e := add(t, l, 1)[0]
+	d := e.Record.(*Delivery)
+	if _, err := l.Inline(context.Background(), e.Position, e.Offset, d.Wire, d.Checksum+1); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("wrong checksum: %v", err)
+	}
+	if _, err := l.Inline(context.Background(), e.Position, e.Offset+1, d.Wire, d.Checksum); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("beyond the end: %v", err)
+	}
+	if _, err := l.Inline(context.Background(), e.Position, 0, 1<<60, 0); maildrop.KindOf(err) != maildrop.Invalid {
+		t.Errorf("an absurd length: %v", err)
+	}
+	remove(t, store, l.files.object(2))
+	_, err := l.Inline(context.Background(), e.Position, e.Offset, d.Wire, d.Checksum)
+	if !errors.Is(err, ErrGone) || maildrop.KindOf(err) != maildrop.NotFound {
+		t.Errorf("gone: %v", err)
+	}
+}
+
+// Records of one object can't be swapped, nor taken from another object.
+func TestRecordsAreChained(t *testing.T) {
+	h := header{identity: 1, epoch: 1, sequence: 5}
+	two := []Draft{{Record: &Removal{Mailbox: "a"}}, {Record: &Removal{Mailbox: "b"}}}
+	object, _, err := encodeObject(h, two)
+	if err != nil {
+		t.Fatal(err)
+	}
+	half := (len(object) - headerSize) / 2
+	swapped := slices.Concat(object[:headerSize], object[headerSize+half:], object[headerSize:headerSize+half])
+	if _, _, err := decodeObject(swapped); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("swapped: %v", err)
+	}
+	h.nonce[3] = 1
+	other, _, err := encodeObject(h, two)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mixed := slices.Concat(object[:headerSize], other[headerSize:])
+	if _, _, err := decodeObject(mixed); !errors.Is(err, ErrCorrupt) || bytes.Equal(mixed, object) {
+		t.Errorf("mixed: %v", err)
+	}
+}

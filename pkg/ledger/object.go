@@ -1,0 +1,278 @@
+package ledger
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+)
+
+// The object's header. In every later version magic, version and checksum stay
+// where they are, so a damaged version is told from a new one.
+const (
+	magic      = "PSTNLEDG"
+	version    = 1
+	headerSize = 68
+	nonceSize  = 16
+	crcSize    = 4
+
+	atVersion  = 8
+	atFlags    = 10
+	atIdentity = 12
+	atEpoch    = 16
+	atSequence = 24
+	atNonce    = 32
+	atCount    = 48
+	atHeaders  = 52
+	atBodies   = 56
+	atZero     = 60 // reserved, zero
+	atCRC      = 64
+)
+
+// minRecord is the least that any record takes: length, kind, checksum, and the
+// two octets that the smallest payload has at any rate.
+const minRecord = 1 + 1 + crcSize
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// checksum is CRC-32C, going on from crc.
+func checksum(crc uint32, b []byte) uint32 { return crc32.Update(crc, castagnoli, b) }
+
+// header is a ledger object's, decoded.
+type header struct {
+	identity uint32
+	epoch    uint64
+	sequence uint64
+	nonce    [nonceSize]byte
+	count    int // records
+	headers  int // octets of all record headers
+	bodies   int // octets of all bodies
+}
+
+// size is the whole object's.
+func (h header) size() int { return headerSize + h.headers + h.bodies }
+
+func (h header) put(b []byte) {
+	copy(b, magic)
+	binary.LittleEndian.PutUint16(b[atVersion:], version)
+	binary.LittleEndian.PutUint16(b[atFlags:], 0)
+	binary.LittleEndian.PutUint32(b[atIdentity:], h.identity)
+	binary.LittleEndian.PutUint64(b[atEpoch:], h.epoch)
+	binary.LittleEndian.PutUint64(b[atSequence:], h.sequence)
+	copy(b[atNonce:], h.nonce[:])
+	binary.LittleEndian.PutUint32(b[atCount:], uint32(h.count))
+	binary.LittleEndian.PutUint32(b[atHeaders:], uint32(h.headers))
+	binary.LittleEndian.PutUint32(b[atBodies:], uint32(h.bodies))
+	binary.LittleEndian.PutUint32(b[atZero:], 0)
+	binary.LittleEndian.PutUint32(b[atCRC:], checksum(0, b[:atCRC]))
+}
+
+// decodeHeader reads the first octets of an object.
+func decodeHeader(b []byte) (h header, err error) {
+	if len(b) < headerSize {
+		return h, damage(len(b), "object ends in its header")
+	}
+	b = b[:headerSize]
+	if string(b[:len(magic)]) != magic {
+		return h, damage(0, "not a ledger object")
+	}
+	if checksum(0, b[:atCRC]) != binary.LittleEndian.Uint32(b[atCRC:]) {
+		return h, damage(0, "checksum of the object's header is wrong")
+	}
+	if v := binary.LittleEndian.Uint16(b[atVersion:]); v != version {
+		return h, fmt.Errorf("ledger object of version %d, version %d is known: %w", v, version, ErrVersion)
+	}
+	if f := binary.LittleEndian.Uint16(b[atFlags:]); f != 0 {
+		return h, fmt.Errorf("ledger object with flags %#x: %w", f, ErrVersion)
+	}
+	h.identity = binary.LittleEndian.Uint32(b[atIdentity:])
+	h.epoch = binary.LittleEndian.Uint64(b[atEpoch:])
+	h.sequence = binary.LittleEndian.Uint64(b[atSequence:])
+	copy(h.nonce[:], b[atNonce:])
+	return h, h.lengths(b)
+}
+
+// lengths takes the three lengths and holds them against the limits.
+func (h *header) lengths(b []byte) error {
+	count := binary.LittleEndian.Uint32(b[atCount:])
+	headers := binary.LittleEndian.Uint32(b[atHeaders:])
+	bodies := binary.LittleEndian.Uint32(b[atBodies:])
+	switch {
+	case count < 1 || count > MaxRecords:
+		return damage(atCount, "number of records out of range")
+	case uint64(headers) < uint64(count)*minRecord || uint64(headers)+uint64(bodies) > MaxObject-headerSize:
+		return damage(atHeaders, "lengths out of range")
+	case binary.LittleEndian.Uint32(b[atZero:]) != 0:
+		return damage(atZero, "reserved octets are used")
+	case h.sequence < 1 || h.sequence > MaxSequence:
+		return damage(atSequence, "sequence out of range")
+	}
+	h.count, h.headers, h.bodies = int(count), int(headers), int(bodies)
+	return nil
+}
+
+// seed begins the chain of the records' checksums: it ties them to their
+// object, so records of two objects can't be mixed unseen.
+func (h header) seed() uint32 {
+	var b [headerSize]byte
+	h.put(b[:])
+	return checksum(0, b[atIdentity:atCount])
+}
+
+// encodeObject makes an object of the drafts. The entries are what decoding it
+// would yield; Deliveries in them are copies with their checksum.
+func encodeObject(h header, drafts []Draft) ([]byte, []Entry, error) {
+	if len(drafts) > MaxRecords {
+		return nil, nil, fmt.Errorf("%d records, at most %d: %w", len(drafts), MaxRecords, ErrLimit)
+	}
+	entries := make([]Entry, len(drafts))
+	room := headerSize
+	for _, d := range drafts {
+		room += d.Size()
+	}
+	b := make([]byte, headerSize, min(room, MaxObject))
+	crc, scratch, bodies := h.seed(), []byte(nil), 0
+	for i, d := range drafts {
+		record := withChecksum(d)
+		payload, err := record.appendTo(scratch[:0])
+		if err != nil {
+			return nil, nil, fmt.Errorf("draft %d: %s: %w: %w", i, record.Kind(), err, ErrLimit)
+		}
+		scratch = payload
+		b, crc = appendRecord(b, crc, record.Kind(), payload)
+		entries[i] = Entry{Position: At(h.sequence, uint16(i)), Epoch: h.epoch, Record: record, Offset: uint32(bodies)}
+		bodies += len(d.Body)
+		if len(b)+bodies > MaxObject {
+			return nil, nil, fmt.Errorf("object over %d octets: %w", MaxObject, ErrLimit)
+		}
+	}
+	h.count, h.headers, h.bodies = len(drafts), len(b)-headerSize, bodies
+	h.put(b)
+	for i, d := range drafts {
+		b = append(b, d.Body...)
+		entries[i].settle(h)
+	}
+	return b, entries, nil
+}
+
+// settle makes the offset one in the object, of the offset among the bodies.
+func (e *Entry) settle(h header) {
+	if inlineWire(e.Record) == 0 {
+		e.Offset = 0
+		return
+	}
+	e.Offset += uint32(headerSize + h.headers)
+}
+
+func appendRecord(b []byte, crc uint32, kind Kind, payload []byte) ([]byte, uint32) {
+	begin := len(b)
+	b = binary.AppendUvarint(b, uint64(len(payload)))
+	b = append(append(b, byte(kind)), payload...)
+	crc = checksum(crc, b[begin:])
+	return binary.LittleEndian.AppendUint32(b, crc), crc
+}
+
+// withChecksum is the draft's record as it is stored. The caller's record is
+// never written to: a batch that failed may be appended again.
+func withChecksum(d Draft) Record {
+	delivery, ok := d.Record.(*Delivery)
+	if !ok || delivery.Object != "" {
+		return d.Record
+	}
+	stored := *delivery
+	stored.Checksum = checksum(0, d.Body)
+	return &stored
+}
+
+// inlineWire is how many octets of body the record has in its object.
+func inlineWire(r Record) uint64 {
+	if d, ok := r.(*Delivery); ok && d.Object == "" {
+		return d.Wire
+	}
+	return 0
+}
+
+// decodeRecords reads all record headers, which follow the object's header.
+func decodeRecords(h header, b []byte) ([]Entry, error) {
+	if len(b) < h.headers {
+		return nil, damage(headerSize+len(b), "object ends in its record headers")
+	}
+	b = b[:h.headers]
+	entries := make([]Entry, h.count)
+	crc, at, bodies := h.seed(), 0, uint64(0)
+	for i := range entries {
+		record, n, err := decodeOne(b[at:], &crc)
+		if err != nil {
+			return nil, fmt.Errorf("record %d at octet %d: %w", i, headerSize+at, err)
+		}
+		at += n
+		entries[i] = Entry{Position: At(h.sequence, uint16(i)), Epoch: h.epoch, Record: record, Offset: uint32(bodies)}
+		wire := inlineWire(record)
+		if bodies += wire; wire > uint64(h.bodies) || bodies > uint64(h.bodies) {
+			return nil, damage(headerSize+at, "body is longer than the object")
+		}
+		entries[i].settle(h)
+	}
+	if at != h.headers || bodies != uint64(h.bodies) {
+		return nil, damage(headerSize+at, "lengths of records and object differ")
+	}
+	return entries, nil
+}
+
+// decodeOne reads one record header and returns its length.
+func decodeOne(b []byte, crc *uint32) (Record, int, error) {
+	r := reader{b: b}
+	length := r.uvarint()
+	if r.fail != "" || length > uint64(len(r.b)) || uint64(len(r.b))-length < 1+crcSize {
+		return nil, 0, fmt.Errorf("length out of range: %w", ErrCorrupt)
+	}
+	end := len(b) - len(r.b) + 1 + int(length)
+	*crc = checksum(*crc, b[:end])
+	if binary.LittleEndian.Uint32(b[end:]) != *crc {
+		return nil, 0, fmt.Errorf("checksum of the record's header is wrong: %w", ErrCorrupt)
+	}
+	record, err := decodeRecord(Kind(r.b[0]), b[end-int(length):end])
+	return record, end + crcSize, err
+}
+
+func damage(offset int, what string) error {
+	return fmt.Errorf("octet %d: %s: %w", offset, what, ErrCorrupt)
+}
+
+// validate refuses drafts that could be written and would make no sense.
+func validate(drafts []Draft) error {
+	for i, d := range drafts {
+		if err := d.validate(); err != nil {
+			return fmt.Errorf("draft %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+func (d Draft) validate() error {
+	delivery, isDelivery := d.Record.(*Delivery)
+	switch {
+	case d.Record == nil:
+		return errors.New("no record")
+	case d.Record.Kind() == KindFence:
+		return errors.New("a fence is written by Open only")
+	case !isDelivery && d.Body != nil, isDelivery && delivery.Object != "" && d.Body != nil:
+		return errors.New("a body that nothing names")
+	case !isDelivery || delivery.Object != "":
+		return nil
+	case uint64(len(d.Body)) != delivery.Wire:
+		return fmt.Errorf("body has %d octets, its record says %d", len(d.Body), delivery.Wire)
+	case len(d.Body) > MaxInline:
+		return fmt.Errorf("inline body of %d octets, at most %d: %w", len(d.Body), MaxInline, ErrLimit)
+	case delivery.Checksum != 0 && delivery.Checksum != checksum(0, d.Body):
+		return errors.New("body does not have the checksum that its record says")
+	}
+	return nil
+}
+
+// sameHeader reports whether two objects begin with one header: then they are
+// the same append, for the header has its nonce.
+func sameHeader(a, b []byte) bool {
+	return len(a) >= headerSize && len(b) >= headerSize && bytes.Equal(a[:headerSize], b[:headerSize])
+}

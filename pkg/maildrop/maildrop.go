@@ -1,0 +1,312 @@
+// Package maildrop is the page of nouns that the rest of Postern is written
+// against: what a maildrop is, how mail comes into one and goes out of one,
+// and what every implementation promises.
+//
+// Two small interfaces carry everything. [Opener] lets a user in and answers
+// with a [Drop]; [Deliverer] takes a message for one recipient. A shard, a
+// mailbox node, the gRPC client of one and the router all implement both, so a
+// front or an intake cannot tell a mailbox in its own process from one on
+// another continent. Package maildroptest holds them all to one suite.
+//
+//	       Login                     Envelope, Body
+//	         │                            │
+//	Opener.Open                  Deliverer.Accept, Deliver
+//	         │                            │
+//	router ──┴── rpc.Client ── node ── shard (one ledger, one writer)
+//	         │
+//	       Drop: Info  List  Read  Remove  Check  Close
+//
+// # What every implementation promises
+//
+//   - A Drop is a snapshot. Its messages, their order, their unique-ids and
+//     their sizes never change while it is open, whatever is delivered or
+//     removed by others meanwhile (RFC 1939 sections 4 and 5). A message that
+//     another session removed may answer NotFound to Read once its octets are
+//     gone; it stays in the listing.
+//   - A UID names one message of one mailbox for ever. It is never used again,
+//     not after deletion, failover or compaction (RFC 1939 section 7).
+//   - Deliver returns nil only when the message is durable, and from then on
+//     every Open lists it until it is removed or its retention ends.
+//   - Remove returns nil only when the removal is durable. All of one call's
+//     messages go or none does. Removing what is gone already is no error.
+//   - Every call may be repeated: Read and List change nothing, Remove is
+//     idempotent, and Deliver with the same Envelope.ID within 24 hours stores
+//     one message however often it is called.
+//   - Every error is, or wraps, an [*Error], whose Kind tells the caller what
+//     it may do next.
+//   - A call whose context ends returns soon, with an error. Its outcome is
+//     then unknown and Kind is Maybe if it could have changed anything.
+//
+// # Decisions
+//
+//   - 2026-11-23: a Drop has Info, with the count and the sum of the sizes
+//     that Open answered with, next to List. A client that asks STAT and QUIT
+//     must not make a node send a listing of 50,000 messages. Refused: List
+//     alone, always sent at Open.
+//   - 2026-11-23: a Drop has Check. It asks the mailbox's owner whether the
+//     user may still read and renews the session's token; a front calls it at
+//     a command when it last did so more than a second ago. That is what closes
+//     a running session within two seconds of the administrator's decision.
+//     Refused: a stream of changes to every front (much more state for the same
+//     two seconds), and a check at each command (a round trip for each NOOP).
+//   - 2026-11-23: Deliver takes an Envelope.ID, made by the intake, instead of
+//     each layer guessing what a repetition is. See [Envelope].
+//   - 2026-11-23: an alias answers Open and Accept with Kind Alias and the
+//     primary address, and the router goes there. The alias's own shard cannot
+//     know the primary's credentials, since both hash to shards of their own.
+package maildrop
+
+import (
+	"context"
+	"io"
+	"net/netip"
+	"time"
+)
+
+// Class is how long a message is kept, fixed at its delivery.
+type Class uint8
+
+const (
+	// ClassNone is the class of no message: a decision that refuses.
+	ClassNone Class = 0
+	// ClassLocal is mail of a local (POP-only) domain, kept for 60 days.
+	ClassLocal Class = 1
+	// ClassContinuity is mail of a continuity mailbox, kept for 5 days.
+	ClassContinuity Class = 2
+)
+
+// LocalRetention and ContinuityRetention are constants of the service: there
+// is no setting for them.
+const (
+	LocalRetention      = 60 * 24 * time.Hour
+	ContinuityRetention = 5 * 24 * time.Hour
+)
+
+// Retention is how long a message of the class is kept, counted from its
+// arrival. It is zero for ClassNone.
+func (c Class) Retention() time.Duration {
+	switch c {
+	case ClassLocal:
+		return LocalRetention
+	case ClassContinuity:
+		return ContinuityRetention
+	}
+	return 0
+}
+
+// Days is Retention in whole days, as EXPIRE says it (RFC 2449 section 6.7).
+func (c Class) Days() int { return int(c.Retention() / (24 * time.Hour)) }
+
+// String is the class's name in logs, metrics and output.
+func (c Class) String() string {
+	switch c {
+	case ClassLocal:
+		return "local"
+	case ClassContinuity:
+		return "continuity"
+	}
+	return "none"
+}
+
+// UID is a unique-id: 1 to 70 octets in the range 0x21 to 0x7E (RFC 1939
+// section 7).
+type UID string
+
+// Valid reports whether the UID has the form that RFC 1939 section 7 asks for.
+func (u UID) Valid() bool {
+	if len(u) < 1 || len(u) > 70 {
+		return false
+	}
+	for i := range len(u) {
+		if u[i] < 0x21 || u[i] > 0x7E {
+			return false
+		}
+	}
+	return true
+}
+
+// Login is one attempt of a user to open a maildrop.
+type Login struct {
+	Address  Address    // what the user called himself, in canonical form
+	Password string     // in the clear; never logged
+	Remote   netip.Addr // the client's address; the zero Addr when unknown
+	Session  string     // the session's id, the same in every process's log
+}
+
+// Opener lets users in.
+type Opener interface {
+	// Open verifies the user and takes a snapshot of his maildrop. A wrong
+	// password and an unknown address are one error, Denied with ReasonCredentials,
+	// after the same time. A user whose password is right but who may not use POP
+	// now is Denied with the policy's reason and words.
+	Open(ctx context.Context, login Login) (Drop, error)
+}
+
+// Info is what Open learned of a maildrop.
+type Info struct {
+	Address Address // the primary address, also when the user gave an alias
+	Class   Class   // decides EXPIRE (RFC 2449 section 6.7)
+	Count   int     // messages in the snapshot
+	Octets  uint64  // sum of their sizes
+	Region  string  // where the maildrop is at home
+	Node    string  // who answered; for the log
+}
+
+// Entry is one message of a listing.
+type Entry struct {
+	UID  UID
+	Size uint64 // octets as RFC 1939 section 11 counts them: CRLF line ends, without dot-stuffing
+}
+
+// Drop is one open maildrop: a snapshot that its session reads from and
+// removes from. A Drop is for one goroutine at a time.
+type Drop interface {
+	// Info is what Open answered with. It does no I/O.
+	Info() Info
+
+	// List returns the snapshot's messages in order of arrival.
+	List(ctx context.Context) ([]Entry, error)
+
+	// Read streams a message of the snapshot in wire form, CRLF line ends and
+	// dot-stuffed (RFC 1939 section 3), without the final ".CRLF", from the given
+	// offset in wire octets to w. The octets are verified before they reach w.
+	// It returns how many octets w took. An error of w ends it and is
+	// returned wrapped in an Error of Kind Canceled. A message of the listing whose
+	// octets are gone is NotFound.
+	Read(ctx context.Context, uid UID, offset uint64, w io.Writer) (uint64, error)
+
+	// Remove removes messages of the snapshot: all of them, or none.
+	Remove(ctx context.Context, uids []UID) error
+
+	// Check asks whether the session may go on: Denied, with reason and words,
+	// when its user's access has ended since. Any other error says nothing about
+	// the user and is no ground to end a session. It also renews the token.
+	Check(ctx context.Context) error
+
+	// Token is what Resume needs to go on with this session, at this owner or at
+	// the shard's next one. Empty where sessions can't be resumed.
+	Token() []byte
+
+	// Close ends the use of the Drop. It removes nothing.
+	Close() error
+}
+
+// Resumer goes on with sessions that an Opener began: after a call of its own,
+// or when a shard has changed its owner in mid-session.
+type Resumer interface {
+	// Resume makes a Drop of what Open's Drop said of itself. It may do no I/O at
+	// all, so a token that is forged, of another mailbox or too old shows as
+	// Invalid at the first call of the Drop. A resumed Drop's Info holds at least
+	// the Address.
+	Resume(ctx context.Context, info Info, token []byte) (Drop, error)
+}
+
+// Recipient is one address that mail is to be delivered to.
+type Recipient struct {
+	Address Address
+	Session string // the delivery session's id, the same in every process's log
+}
+
+// EnvelopeID names a delivery to one recipient. Two calls of Deliver for one
+// mailbox with the same ID within 24 hours are one delivery.
+type EnvelopeID [16]byte
+
+// Envelope is what a message's delivery says besides the message itself.
+type Envelope struct {
+	// ID is the same whenever this delivery is repeated. When the message
+	// carries a Received field (so a gateway's repetition can be told from a second
+	// message) it is derived from sender, recipient and octets, else it is random
+	// for each transaction: see [RepeatableID].
+	ID      EnvelopeID
+	Sender  string  // MAIL FROM, empty for the null sender
+	To      Address // RCPT TO in canonical form
+	Session string  // the delivery session's id
+}
+
+// Body is a message in wire form: CRLF line ends, dot-stuffed, ending with
+// CRLF unless empty, without the final ".CRLF". It can be read any number of
+// times, so a delivery can be repeated at a new owner.
+type Body interface {
+	// Open returns a reader at the message's first octet. The caller closes it.
+	Open() (io.ReadCloser, error)
+	// Wire is the number of octets that the reader yields.
+	Wire() uint64
+	// Size is the number of octets without dot-stuffing: what LIST says.
+	Size() uint64
+}
+
+// Deliverer takes mail.
+type Deliverer interface {
+	// Accept says whether mail to the recipient would be taken now. NotFound: no
+	// such address. Denied: the domain has no POP purpose, or the account does
+	// not take mail. Its nil is no promise: Deliver decides.
+	Accept(ctx context.Context, to Recipient) error
+
+	// Deliver stores the message and returns nil when it is durable. Errors are
+	// those of Accept and Full, Busy, Transient, and Maybe when it is not known
+	// whether the message was stored; then it may be repeated with the same ID.
+	Deliver(ctx context.Context, envelope Envelope, body Body) error
+}
+
+// Access is what the customer's administrator said of one address.
+type Access uint8
+
+const (
+	// AccessInherit: nothing was said; the account's rules decide.
+	AccessInherit Access = 0
+	// AccessAllow: said to be allowed. It grants nothing that the account is not
+	// entitled to, so it means the same as AccessInherit; it is kept for display.
+	AccessAllow Access = 1
+	// AccessDeny: refused, unless the account's override says allow.
+	AccessDeny Access = 2
+)
+
+// String is the access rule's name in commands and output.
+func (a Access) String() string {
+	switch a {
+	case AccessAllow:
+		return "allow"
+	case AccessDeny:
+		return "deny"
+	}
+	return "inherit"
+}
+
+// AddressRecord is what is known of one address: who it belongs to, its
+// credentials, its access rule. It lives in the address's own shard.
+type AddressRecord struct {
+	Address  Address
+	Account  string    // the account's name
+	Primary  Address   // not empty: this address is an alias of Primary and has no credentials of its own
+	Hash     string    // argon2id in PHC string format; empty: no login
+	Access   Access    //
+	Groups   []string  // groups that continuity events can be limited to
+	Changed  time.Time // when the record was last written
+	Revision uint64    // grows with each change of the record; a session's token names the credentials' one
+}
+
+// Registrar keeps address records.
+type Registrar interface {
+	// PutAddress writes a record whole. An empty Hash keeps the one that is
+	// there, so an access rule can be changed without the password at hand.
+	PutAddress(ctx context.Context, record AddressRecord) error
+	// Address reads a record; NotFound. The Hash is never in the answer: it is
+	// "set" or empty.
+	Address(ctx context.Context, address Address) (AddressRecord, error)
+	// RemoveAddress ends an address: no login, no delivery. Its mail stays until
+	// its retention ends and shows again if the address is made again. Removing
+	// what isn't there is no error.
+	RemoveAddress(ctx context.Context, address Address) error
+	// Addresses lists the records of an account, sorted, without hashes. A shard
+	// or node answers for what it owns; a router for the account's region.
+	Addresses(ctx context.Context, account string) ([]AddressRecord, error)
+}
+
+// Service is all of it: what a mailbox node serves, what a gateway relays, what
+// a router offers.
+type Service interface {
+	Opener
+	Resumer
+	Deliverer
+	Registrar
+}

@@ -1,0 +1,210 @@
+package placement
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/postern-pop/postern/pkg/maildrop"
+)
+
+// Watcher follows a region's nodes and claims. While etcd is away it keeps
+// what it last knew: only etcd's own word removes an entry.
+type Watcher struct {
+	client *clientv3.Client
+	space  space
+	shards int
+	log    *slog.Logger
+	stop   context.CancelFunc
+	done   chan struct{}
+
+	mu      sync.Mutex
+	view    View
+	changed chan struct{} // closed and replaced at each change
+	synced  time.Time     // when etcd last confirmed that the view is current
+}
+
+// Watch loads a region of the given number of shards and follows it until
+// Close. ctx bounds the first load only; its errors are Transient, and Invalid
+// for arguments that can't be right.
+func Watch(ctx context.Context, client *clientv3.Client, region string, shards int, log *slog.Logger) (*Watcher, error) {
+	const op = "placement.watch"
+	space, err := spaceOf(op, region)
+	if err != nil {
+		return nil, err
+	}
+	if shards < 1 || shards > MaxShards {
+		return nil, &maildrop.Error{Op: op, Kind: maildrop.Invalid,
+			Err: fmt.Errorf("%d shards: expected 1 to %d", shards, MaxShards)}
+	}
+	w := &Watcher{
+		client: client, space: space, shards: shards, log: log,
+		done: make(chan struct{}), changed: make(chan struct{}),
+	}
+	if err := w.load(ctx); err != nil {
+		return nil, &maildrop.Error{Op: op, Kind: maildrop.Transient, Err: err}
+	}
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	w.stop = stop
+	go w.run(background)
+	return w, nil
+}
+
+// View is what is known now. It does no I/O.
+func (w *Watcher) View() View {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.view
+}
+
+// Changed is closed at the view's next change. Ask for it before View, or a
+// change between the two is missed.
+func (w *Watcher) Changed() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.changed
+}
+
+// Owner is where a shard's owner serves: see [View.Owner].
+func (w *Watcher) Owner(shard int) (address string, ok bool) { return w.View().Owner(shard) }
+
+// Age is how long ago etcd last confirmed that the view is current.
+func (w *Watcher) Age() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Since(w.synced)
+}
+
+// Close ends the following. The view stays readable.
+func (w *Watcher) Close() {
+	w.stop()
+	<-w.done
+}
+
+// run follows etcd and, whenever that breaks off, loads everything anew: after
+// a compaction, a cancelled watch, a stall.
+func (w *Watcher) run(ctx context.Context) {
+	defer close(w.done)
+	wait := retryMin
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := w.follow(ctx, w.View().Revision)
+		if time.Since(began) > retryMax {
+			wait = retryMin
+		}
+		for err != nil && ctx.Err() == nil {
+			w.log.Warn("placement: no news from etcd, keeping the last view", "error", err, "age", w.Age())
+			pause(ctx, wait)
+			wait = min(2*wait, retryMax)
+			err = w.load(ctx)
+		}
+	}
+}
+
+// load reads all keys at one revision and puts them in the view's place.
+func (w *Watcher) load(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	resp, err := w.client.Get(ctx, string(w.space), clientv3.WithPrefix())
+	if err != nil {
+		return err
+	}
+	view := emptyView(w.shards)
+	for _, kv := range resp.Kvs {
+		if err := view.put(strings.TrimPrefix(string(kv.Key), string(w.space)), kv); err != nil {
+			w.log.Warn("placement: unreadable entry in etcd", "error", err)
+		}
+	}
+	view.Revision = resp.Header.Revision
+	w.publish(view)
+	return nil
+}
+
+var (
+	errStalled = errors.New("watch stalled")
+	errEnded   = errors.New("watch ended")
+)
+
+// follow applies changes after a revision until the watch breaks off. etcd is
+// asked for a sign of life now and then: a connection that only looks alive
+// shows itself by silence.
+func (w *Watcher) follow(ctx context.Context, after int64) error {
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	defer cancel()
+	events := w.client.Watch(ctx, string(w.space), clientv3.WithPrefix(), clientv3.WithRev(after+1), clientv3.WithProgressNotify())
+	ticker := time.NewTicker(progressInterval)
+	defer ticker.Stop()
+	heard := true
+	for {
+		select {
+		case resp, ok := <-events:
+			if !ok {
+				return errEnded
+			}
+			if err := resp.Err(); err != nil {
+				return err
+			}
+			heard = true
+			w.apply(resp)
+		case <-ticker.C:
+			if !heard {
+				return errStalled
+			}
+			heard = false
+			w.requestProgress(ctx)
+		}
+	}
+}
+
+// requestProgress makes etcd answer on the watch. Its own error needs no
+// handling: without an answer the watch counts as stalled.
+func (w *Watcher) requestProgress(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	_ = w.client.RequestProgress(ctx)
+}
+
+func (w *Watcher) apply(resp clientv3.WatchResponse) {
+	if len(resp.Events) == 0 {
+		w.mu.Lock()
+		w.synced = time.Now()
+		w.mu.Unlock()
+		return
+	}
+	view := w.View().clone()
+	for _, event := range resp.Events {
+		key := strings.TrimPrefix(string(event.Kv.Key), string(w.space))
+		if event.Type == clientv3.EventTypeDelete {
+			view.remove(key, event.Kv.ModRevision)
+		} else if err := view.put(key, event.Kv); err != nil {
+			w.log.Warn("placement: unreadable entry in etcd", "error", err)
+		}
+	}
+	w.publish(view)
+}
+
+func (w *Watcher) publish(view View) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.view, w.synced = view, time.Now()
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+// pause waits for about d (half to one and a half of it, so that a region's
+// processes don't return to etcd in step), or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d/2 + rand.N(d)) //nolint:gosec // spreads load, keeps no secret
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,112 @@
+// Package policy decides who may fetch mail by POP, and which mail is kept for
+// whom. It is pure: no clock, no I/O; the same question always has the same
+// answer, so an administrator can be told in advance what a user will see.
+//
+// [Decide] is asked at login, the first match wins:
+//
+//	account disabled          refused   account-disabled
+//	override block            refused   override-block
+//	address deny              refused   address-denied (not when the override is allow)
+//	send-only domain          refused   send-only
+//	local domain              60 days
+//	active continuity event    5 days   (with the continuity package, and in its scope)
+//	legacy date not past       5 days
+//	otherwise                 refused   no-event, legacy-ended or no-pop
+//
+// [Keep] is asked at delivery. [Permitted] is asked before either, of the
+// client's network.
+//
+// # Decisions
+//
+//   - 2026-11-23: policy uses the nouns of package maildrop (Class, Reason,
+//     AddressRecord) instead of twins of its own. Refused: importing nothing,
+//     which would put the same enumeration into two packages and a conversion
+//     into a third.
+//   - 2026-11-23: fetching and keeping are two questions with one entitlement
+//     behind them. The override, an address's rule and the permitted networks
+//     are about fetching only; a message that came while the administrator had
+//     fetching blocked is there when he lifts the block.
+//   - 2026-11-23: a local time that a change of clocks skips or repeats is an
+//     error that names the instants it could mean. Refused: to pick one, as
+//     time.Date does, which starts an event an hour off in the one night that
+//     nobody checks.
+//   - 2026-11-23: validation asks of an event's zone only that it looks like a
+//     name. Refused: to load it, for then a record that one machine wrote could be
+//     garbage to another with older zone data. Zones are loaded where times are
+//     read from people.
+package policy
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/postern-pop/postern/pkg/maildrop"
+)
+
+// Override is the account-wide switch, the POP Services Override.
+type Override string
+
+// What the override can be.
+const (
+	OverrideNone  Override = "none"  // the rules of the addresses decide
+	OverrideAllow Override = "allow" // lifts each address's deny, and grants nothing else
+	OverrideBlock Override = "block" // nobody of the account may use POP
+)
+
+// Account is one customer.
+type Account struct {
+	Name     string   `json:"name"`
+	Region   string   `json:"region"` // home region
+	Disabled bool     `json:"disabled,omitempty"`
+	Override Override `json:"override,omitempty"` // empty means none
+	// Continuity says that the customer has the continuity package: mail for its
+	// domains is kept 5 days all the time, and can be fetched during an event.
+	Continuity bool `json:"continuity,omitempty"`
+	// LegacyUntil ends fetching that is a leftover of the past; zero: never had it.
+	LegacyUntil time.Time `json:"legacy_until,omitzero"`
+	// Networks are where the account's users may log in from; empty: anywhere.
+	Networks []netip.Prefix `json:"networks,omitempty"`
+	// Events are the account's continuity events, past ones included.
+	Events []Event `json:"events,omitempty"`
+}
+
+// Event is one continuity event: from Start, up to but not including End.
+type Event struct {
+	ID    string    `json:"id"`
+	Start time.Time `json:"start"`
+	End   time.Time `json:"end"`             // zero: until it is ended
+	Zone  string    `json:"zone"`            // IANA name that the administrator's times were given in; for display
+	Group string    `json:"group,omitempty"` // empty: everyone
+	Note  string    `json:"note,omitempty"`
+}
+
+// DomainKind is what a domain is to the customer.
+type DomainKind string
+
+// What a domain can be.
+const (
+	DomainLocal    DomainKind = "local"     // POP is its users' only mailbox
+	DomainHosted   DomainKind = "hosted"    // has a mail server of the customer's own
+	DomainSendOnly DomainKind = "send-only" // takes no mail at all
+)
+
+// Domain is one of an account's domains.
+type Domain struct {
+	Name    string     `json:"name"`
+	Account string     `json:"account"`
+	Kind    DomainKind `json:"kind"`
+}
+
+// Decision is an answer: a class, or a refusal when Class is ClassNone.
+type Decision struct {
+	Class  maildrop.Class
+	Reason maildrop.Reason // why not; ReasonNone with a class
+	Text   string          // the same in words for the user: ASCII, one line, at most 200 octets
+}
+
+// Rules answers which account a domain belongs to. directory.View is one.
+type Rules interface {
+	// Domain returns the domain and its account; ok is false for a domain that
+	// isn't ours.
+	Domain(name string) (domain Domain, account Account, ok bool)
+}

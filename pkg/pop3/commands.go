@@ -1,0 +1,286 @@
+package pop3
+
+import (
+	"bytes"
+	"math"
+	"strconv"
+
+	"github.com/postern-pop/postern/pkg/maildrop"
+)
+
+// Protocol is the table of all that a server's sessions understand. It is made
+// once and never changes.
+type Protocol struct {
+	commands   []command
+	mechanisms []mechanism
+	other      *command // what isn't in the table
+	greeting   []byte
+	before     []byte // CAPA's reply in AUTHORIZATION; the one in TRANSACTION differs in EXPIRE
+}
+
+// arguments is the form of a command's arguments.
+type arguments uint8
+
+const (
+	noArguments     arguments = iota
+	freeText                  // the rest of the line, spaces at both ends dropped
+	exactText                 // the rest of the line as it is
+	optionalMessage           // nothing, or a message number
+	oneMessage                // a message number
+	messageAndLines           // a message number and a number of lines
+)
+
+// command is a row of the table.
+type command struct {
+	verb   string // in capitals, at most four letters; also its label in metrics
+	args   arguments
+	states State  // where it is allowed
+	capa   string // what CAPA says of it (RFC 2449 section 6)
+	run    func(*Session, call) Step
+	key    uint32 // the verb, packed
+}
+
+// call is a command with its arguments, kept while the back end is asked.
+type call struct {
+	command *command
+	text    []byte // free or exact text; valid during Line only
+	message int    // index of a message; -1: no number was given
+	lines   uint64 // TOP's second number
+	next    int    // index that a listing goes on at
+}
+
+const anyState = Authorization | Transaction
+
+// NewProtocol makes the table. Hostname and region show in the greeting.
+func NewProtocol(hostname, region string) *Protocol {
+	p := &Protocol{
+		other: &command{verb: "OTHER", states: anyState},
+		commands: []command{
+			{verb: "CAPA", args: noArguments, states: anyState, run: (*Session).capa},
+			{verb: "USER", args: freeText, states: Authorization, capa: "USER", run: (*Session).user},
+			{verb: "PASS", args: exactText, states: Authorization, run: (*Session).pass},
+			{verb: "AUTH", args: freeText, states: Authorization, capa: "SASL", run: (*Session).auth},
+			{verb: "STAT", args: noArguments, states: Transaction, run: (*Session).stat},
+			{verb: "LIST", args: optionalMessage, states: Transaction, run: (*Session).list},
+			{verb: "UIDL", args: optionalMessage, states: Transaction, capa: "UIDL", run: (*Session).list},
+			{verb: "RETR", args: oneMessage, states: Transaction, run: (*Session).retr},
+			{verb: "TOP", args: messageAndLines, states: Transaction, capa: "TOP", run: (*Session).retr},
+			{verb: "DELE", args: oneMessage, states: Transaction, run: (*Session).dele},
+			{verb: "RSET", args: noArguments, states: Transaction, run: (*Session).rset},
+			{verb: "NOOP", args: noArguments, states: Transaction, run: (*Session).noop},
+			{verb: "QUIT", args: noArguments, states: anyState, run: (*Session).quit},
+		},
+		mechanisms: []mechanism{
+			{name: "PLAIN", respond: (*Session).plain}, // RFC 4616
+		},
+	}
+	for i := range p.commands {
+		p.commands[i].key = packVerb([]byte(p.commands[i].verb))
+	}
+	p.greeting = []byte("+OK " + ascii(hostname, 200) + " Postern POP3 ready, region " + ascii(region, 60) + "\r\n")
+	p.before = p.capabilities(strconv.Itoa(maildrop.ClassContinuity.Days()) + " USER")
+	return p
+}
+
+// Session begins a session. The id shows in temporary errors, so that support
+// can find the session in the log.
+func (p *Protocol) Session(id string) *Session {
+	return &Session{protocol: p, id: ascii(id, 64), state: Authorization}
+}
+
+// Commands are the labels of all commands, OTHER included.
+func (p *Protocol) Commands() []string {
+	verbs := []string{p.other.verb}
+	for i := range p.commands {
+		verbs = append(verbs, p.commands[i].verb)
+	}
+	return verbs
+}
+
+// capabilities is CAPA's reply (RFC 2449 section 5): what the table says, and the
+// properties of the whole.
+func (p *Protocol) capabilities(expire string) []byte {
+	b := []byte("+OK capabilities follow\r\n")
+	for i := range p.commands {
+		c := &p.commands[i]
+		if c.capa == "" {
+			continue
+		}
+		b = append(b, c.capa...)
+		if c.capa == "SASL" { // RFC 5034 section 3
+			for j := range p.mechanisms {
+				b = append(b, ' ')
+				b = append(b, p.mechanisms[j].name...)
+			}
+		}
+		b = append(b, "\r\n"...)
+	}
+	b = append(b, "RESP-CODES\r\n"...)        // RFC 2449 section 6.4
+	b = append(b, "AUTH-RESP-CODE\r\n"...)    // RFC 3206 section 6
+	b = append(b, "PIPELINING\r\n"...)        // RFC 2449 section 6.6
+	b = append(b, "EXPIRE "+expire+"\r\n"...) // RFC 2449 section 6.7
+	b = append(b, "IMPLEMENTATION Postern\r\n.\r\n"...)
+	return b
+}
+
+// packVerb is a keyword of up to four letters or digits in one number, in
+// capitals, since case doesn't matter (RFC 1939 section 3); 0 for anything else.
+func packVerb(verb []byte) (key uint32) {
+	if len(verb) > 4 {
+		return 0
+	}
+	for _, c := range verb {
+		switch {
+		case 'a' <= c && c <= 'z':
+			c -= 'a' - 'A'
+		case 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		default:
+			return 0
+		}
+		key = key<<8 | uint32(c)
+	}
+	return key
+}
+
+func (p *Protocol) lookup(verb []byte) *command {
+	key := packVerb(verb)
+	for i := range p.commands {
+		if p.commands[i].key == key {
+			return &p.commands[i]
+		}
+	}
+	return nil
+}
+
+// command runs a command line.
+func (s *Session) command(line []byte) Step {
+	if len(bytes.Trim(line, " ")) == 0 {
+		return Step{}
+	}
+	verb, rest, _ := bytes.Cut(line, []byte(" "))
+	c := s.protocol.lookup(verb)
+	s.call = call{command: s.protocol.other, message: -1}
+	switch {
+	case len(line)+2 > maxCommand && (c == nil || c.capa != "SASL"):
+		return s.err("line too long")
+	case c == nil:
+		return s.err("unknown command")
+	}
+	s.call.command = c
+	if c.states&s.state == 0 {
+		if s.state == Authorization {
+			return s.err("please log in first")
+		}
+		return s.err("not possible after login")
+	}
+	if complaint := s.arguments(&s.call, rest); complaint != "" {
+		return s.err(complaint)
+	}
+	if s.state == Transaction && s.now.Sub(s.checked) > checkAfter && !s.leaving() {
+		s.call.text = nil
+		return s.ask(Request{Op: OpCheck})
+	}
+	return c.run(s, s.call)
+}
+
+// leaving reports whether the command under way is a QUIT that removes nothing.
+func (s *Session) leaving() bool {
+	return s.call.command.verb == "QUIT" && s.marks.count == 0
+}
+
+// checkedNow goes on with the command under way unless the user's access has ended.
+func (s *Session) checkedNow(err error) Step {
+	s.checked = s.now
+	if err != nil && maildrop.KindOf(err) == maildrop.Denied {
+		return s.trouble(OpCheck, err)
+	}
+	return s.call.command.run(s, s.call)
+}
+
+// arguments parses what follows the verb. Spaces at the end are no argument: old
+// clients and phones send them.
+func (s *Session) arguments(c *call, rest []byte) (complaint string) {
+	if c.command.args == exactText {
+		c.text = rest
+		return ""
+	}
+	rest = bytes.Trim(rest, " ")
+	switch c.command.args {
+	case noArguments:
+		if len(rest) > 0 {
+			return "this command has no arguments"
+		}
+	case freeText:
+		c.text = rest
+	case optionalMessage:
+		if len(rest) > 0 {
+			c.message, complaint = s.messageNumber(rest)
+		}
+	case oneMessage:
+		c.message, complaint = s.messageNumber(rest)
+	case messageAndLines:
+		number, lines, _ := bytes.Cut(rest, []byte(" "))
+		n, ok := parseNumber(bytes.TrimLeft(lines, " "))
+		if !ok {
+			return "a message number and a number of lines are wanted"
+		}
+		c.lines = n
+		c.message, complaint = s.messageNumber(number)
+	}
+	return complaint
+}
+
+// messageNumber turns a client's message number, which counts from 1, into the
+// index of a message that is there and not marked.
+func (s *Session) messageNumber(text []byte) (int, string) {
+	n, ok := parseNumber(text)
+	switch {
+	case !ok:
+		return -1, "a message number is wanted, " + s.census()
+	case n < 1 || n > uint64(s.info.Count):
+		return -1, "no such message, " + s.census()
+	case s.marks.has(int(n - 1)):
+		return -1, "this message is marked as deleted, " + s.census()
+	}
+	return int(n - 1), ""
+}
+
+// census says how many messages there are.
+func (s *Session) census() string {
+	text := "there is 1 message"
+	if s.info.Count != 1 {
+		text = "there are " + strconv.Itoa(s.info.Count) + " messages"
+	}
+	if s.marks.count > 0 {
+		text += ", " + strconv.Itoa(s.marks.count) + " of them marked as deleted"
+	}
+	return text
+}
+
+// parseNumber takes decimal digits only. A number past 64 bits is the largest
+// there is: no message has it, and as TOP's lines it means all.
+func parseNumber(text []byte) (n uint64, ok bool) {
+	for _, c := range text {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		d := uint64(c - '0')
+		if n > (math.MaxUint64-d)/10 {
+			n = math.MaxUint64
+			continue
+		}
+		n = n*10 + d
+	}
+	return n, len(text) > 0
+}
+
+// isHTTP tells a web browser, or a page that makes one talk to us (ALPACA), by its
+// request line.
+func isHTTP(line []byte) bool {
+	switch verb, rest, _ := bytes.Cut(line, []byte(" ")); string(verb) {
+	case "GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "PRI":
+		return true
+	default:
+		return bytes.Contains(rest, []byte(" HTTP/"))
+	}
+}

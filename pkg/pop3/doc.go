@@ -1,0 +1,77 @@
+// Package pop3 hands out mail by POP3 (RFC 1939, 2449, 3206, 5034) over TLS
+// (RFC 8314). It promises: a message is removed only by a QUIT that came whole in
+// TRANSACTION state, all marked messages or none, and QUIT is answered +OK only
+// after the back end said that the removal is durable; message numbers, sizes and
+// unique-ids stay as they are from login to the end of the session; a multi-line
+// reply ends with its final dot only if it is complete; no octet of a client's
+// input is ever sent back; trouble of the back end never looks like a wrong
+// password or an empty maildrop.
+//
+// Two parts. [Session] is the protocol: a pure machine without I/O, clock or
+// goroutine. conn, inside [Server], moves octets and asks the maildrop, and knows no
+// protocol.
+//
+//	      octets                 line, result
+//	client ───────── conn ────────────────────▶ Session
+//	       ◀────────  │  ◀──────────────────────
+//	                  │      reply, request, end
+//	                  ▼
+//	     maildrop.Opener, maildrop.Drop
+//
+//	                  connection, TLS handshake
+//	                           │ greeting
+//	                           ▼
+//	  ┌──────────────── AUTHORIZATION ◀─┐ refused (3 refused credentials: closed)
+//	  │ QUIT              │    └────────┘
+//	  │        USER+PASS, AUTH ── Open
+//	  │                   ▼
+//	  │             TRANSACTION ◀─┐  STAT LIST UIDL TOP RETR DELE RSET NOOP CAPA
+//	  │            │  │    │  └───┘  (first Check, when the last is over a second old)
+//	  │     silence│  │    │ Check: access ended
+//	  │      or cut│  │QUIT└──────────────┐
+//	  │            │  ▼                   │
+//	  │            │ UPDATE ── Remove     │
+//	  ▼            ▼  ▼                   ▼
+//	  +OK   nothing  +OK or -ERR    -ERR [SYS/PERM]      then closed
+//	         is removed             nothing is removed
+//
+// A Session waits for one thing at a time. Line is called when it waits for none;
+// Result answers the request of the Step before:
+//
+//	            Line ─▶ Step{Reply}                               next Line
+//	            Line ─▶ Step{Do: Check} ─ Result ─▶ Step{Do: List} ─ Result ─▶ Step{Reply}
+//	UIDL:       Line ─▶ Step{Reply, Do: More} ─ Result ─▶ … ─▶ Step{Reply}
+//	RETR:       Line ─▶ Step{Do: Read} ─ Result{Begun} ─▶ Step{Reply: ".CRLF"}
+//
+// # Decisions
+//
+//   - 2026-11-23: the listing is fetched at the first command that needs unique-ids
+//     or single sizes. LIST n and UIDL n of a number that doesn't exist, STAT, and
+//     DELE don't. Refused: with the login; a poll that finds nothing new asks STAT
+//     only.
+//   - 2026-11-23: an empty line gets no reply. Clients that send one send it behind a
+//     command by mistake, and an -ERR would shift all their replies by one.
+//   - 2026-11-23: a user name that is no mail address gets the reply of a wrong
+//     password and counts as one; so does a password that isn't UTF-8. Neither is
+//     asked of the back end: nobody can have them.
+//   - 2026-11-23: AUTH lines may be as long as a response (RFC 5034 section 4 has 255
+//     octets for the command and 12288 for responses): clients with long tokens
+//     put them into the initial response all the same. All other lines: 255 octets.
+//   - 2026-11-23: protocol errors after the login neither close nor slow a session.
+//     Before it, lines are limited in number, so that a stranger holds his slot for a
+//     bounded time.
+//   - 2026-11-23: TOP with at least as many lines as the message has octets is RETR,
+//     since fetchmail fetches that way.
+//   - 2026-11-23: a failed Check other than Denied counts as a Check for the next
+//     second. Refused: to ask again at each command, which would make each wait for a
+//     mailbox node that is away.
+//   - 2026-11-23: QUIT without marks doesn't Check. It changes nothing, and the
+//     client only wants to go.
+//   - 2026-11-23: a client that closes its connection takes the call under way with
+//     it; one that has only finished sending (close_notify) doesn't, and neither does one
+//     whose commands are still waiting. Nothing but the server's end cancels the calls of
+//     a QUIT: it was said (RFC 1939 section 6).
+//   - 2026-11-23: TLS records are as large as may be, and cut here, not in
+//     crypto/tls, so that CRLF.CRLF is never cut in two. Refused: its growing record
+//     size, which helps web pages and cuts where it likes.
+package pop3

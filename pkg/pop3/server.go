@@ -1,0 +1,290 @@
+package pop3
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/postern-pop/postern/pkg/maildrop"
+)
+
+const (
+	// minIdle and maxPreLogin bound the settings: RFC 1939 section 3 asks for at
+	// least 10 minutes.
+	minIdle = 10 * time.Minute
+
+	defaultPreLogin       = 60 * time.Second
+	defaultMaxConnections = 20000
+
+	// refusals is how many connections over the limit are told so at a time; more
+	// are closed without a word.
+	refusals = 64
+	// acceptPause is how long Serve waits when the system has no more descriptors.
+	acceptPause = 50 * time.Millisecond
+	// hardStop is how long after Shutdown's context ended the connections may take to
+	// say their last words, and a Remove to end.
+	hardStop = 5 * time.Second
+)
+
+// Config is what a Server is made of.
+type Config struct {
+	Opener         maildrop.Opener
+	TLS            *tls.Config   // see TLSConfig; never cloned
+	Region         string        // shows in the greeting
+	Hostname       string        // shows in the greeting
+	Idle           time.Duration // silence in TRANSACTION until the connection is closed; 0: 10 minutes, the least
+	PreLogin       time.Duration // for each line before login; 0: 60 s
+	MaxConnections int           // open at a time; 0: 20000
+	Log            *slog.Logger  // nil: none
+	Registerer     prometheus.Registerer
+}
+
+// Validate says what is wrong, and fills in what was left out.
+func (c *Config) Validate() error {
+	c.Idle = cmp.Or(c.Idle, minIdle)
+	c.PreLogin = cmp.Or(c.PreLogin, defaultPreLogin)
+	c.MaxConnections = cmp.Or(c.MaxConnections, defaultMaxConnections)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case c.Opener == nil:
+		return errors.New("pop3: no Opener")
+	case c.TLS == nil:
+		return errors.New("pop3: no TLS configuration: passwords are not taken in the clear")
+	case c.Idle < minIdle:
+		return fmt.Errorf("pop3: idle timeout %v: RFC 1939 section 3 asks for at least %v", c.Idle, minIdle)
+	case c.PreLogin < time.Second:
+		return fmt.Errorf("pop3: pre-login timeout %v: at least 1s", c.PreLogin)
+	case c.MaxConnections < 1:
+		return fmt.Errorf("pop3: %d connections at most: at least 1", c.MaxConnections)
+	}
+	return nil
+}
+
+// Server serves POP3S.
+type Server struct {
+	config   Config
+	protocol *Protocol
+	log      *slog.Logger
+	metrics  *metrics
+
+	records  sync.Pool       // *[recordSize]byte, for the sessions that have something to say
+	hard     context.Context // of calls that outlive a hang-up; ends with the server
+	hardStop context.CancelFunc
+	done     sync.WaitGroup // the connections' goroutines
+
+	mu        sync.Mutex // guards closed and all that is counted
+	closed    bool
+	listeners map[net.Listener]struct{}
+	conns     map[*conn]struct{}
+	refusing  int // of conns, those that are only told that there are too many
+}
+
+// NewServer makes a Server; Serve starts it.
+func NewServer(config Config) (*Server, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Server{
+		config:    config,
+		protocol:  NewProtocol(config.Hostname, config.Region),
+		log:       config.Log,
+		listeners: make(map[net.Listener]struct{}),
+		conns:     make(map[*conn]struct{}),
+	}
+	var err error
+	if s.metrics, err = newMetrics(config.Registerer, s.protocol, config.Region); err != nil {
+		return nil, err
+	}
+	s.records.New = func() any { return new([recordSize]byte) }
+	s.metrics.limit.Set(float64(config.MaxConnections))
+	s.hard, s.hardStop = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// Serve accepts connections until Shutdown, then returns nil. It may be called for
+// several listeners at a time, and closes its own.
+func (s *Server) Serve(l net.Listener) error {
+	defer l.Close()
+	if !s.listen(l) {
+		return nil
+	}
+	for {
+		raw, err := l.Accept()
+		switch {
+		case err == nil:
+			s.admit(raw)
+		case s.isClosed():
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		default: // out of descriptors, or the client was gone already
+			s.log.Warn("accept", "err", err)
+			time.Sleep(acceptPause)
+		}
+	}
+}
+
+func (s *Server) listen(l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.listeners[l] = struct{}{}
+	}
+	return !s.closed
+}
+
+func (s *Server) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// admit starts a connection's goroutine, if there is room.
+func (s *Server) admit(raw net.Conn) {
+	ctx, cancel := context.WithCancel(s.hard)
+	c := &conn{server: s, raw: raw, id: sessionID(), remote: addressOf(raw), started: time.Now()}
+	c.halting.conn, c.halting.cancel = raw, cancel
+	result := s.add(c)
+	s.metrics.connections.WithLabelValues(result).Inc()
+	if result != resultAccepted && !c.refuse {
+		cancel()
+		raw.Close()
+		return
+	}
+	go func() {
+		defer s.remove(c)
+		defer cancel()
+		defer s.survive(c)
+		c.serve(ctx)
+	}()
+}
+
+// The results of admission.
+const (
+	resultAccepted = "accepted"
+	resultLimit    = "conn_limit"
+	resultDraining = "draining"
+)
+
+// add counts a connection under the lock that guards closed, so that Shutdown
+// misses none.
+func (s *Server) add(c *conn) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	full := len(s.conns)-s.refusing >= s.config.MaxConnections
+	switch {
+	case s.closed:
+		return resultDraining
+	case full && s.refusing >= refusals:
+		return resultLimit
+	case full:
+		c.refuse = true
+		s.refusing++
+	}
+	s.conns[c] = struct{}{}
+	s.done.Add(1)
+	if c.refuse {
+		return resultLimit
+	}
+	return resultAccepted
+}
+
+func (s *Server) remove(c *conn) {
+	s.mu.Lock()
+	delete(s.conns, c)
+	if c.refuse {
+		s.refusing--
+	}
+	s.mu.Unlock()
+	s.done.Done()
+}
+
+// survive keeps a bug that one session meets from ending all of them.
+func (s *Server) survive(c *conn) {
+	if r := recover(); r != nil {
+		c.raw.Close()
+		s.metrics.ended(endPanic, c.started)
+		s.log.Error("panic", "session", c.id, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+	}
+}
+
+// Shutdown stops accepting and turns away who hasn't logged in; sessions go on until
+// they end. When ctx ends, the remaining ones are told between two commands that the
+// server restarts, and a few seconds later everything is closed. It returns when no
+// session is left: nil, or ctx's error if it had to end some. Nothing is removed
+// that no QUIT asked for.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.metrics.draining.Set(1)
+	s.close()
+	gone := make(chan struct{})
+	go func() {
+		s.done.Wait()
+		s.hardStop()
+		close(gone)
+	}()
+	s.stopAll(drain)
+	select {
+	case <-gone:
+		return nil
+	case <-ctx.Done():
+	}
+	s.stopAll(hasten)
+	limit := time.AfterFunc(hardStop, s.closeAll)
+	defer limit.Stop()
+	<-gone
+	return ctx.Err()
+}
+
+func (s *Server) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for l := range s.listeners {
+		l.Close()
+	}
+}
+
+func (s *Server) stopAll(how halt) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		c.stop(how)
+	}
+}
+
+func (s *Server) closeAll() {
+	s.hardStop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		c.raw.Close()
+	}
+}
+
+// sessionID is 80 random bits.
+func sessionID() string {
+	var b [10]byte
+	rand.Read(b[:]) // never fails
+	return base32.HexEncoding.EncodeToString(b[:])
+}
+
+func addressOf(raw net.Conn) netip.Addr {
+	if t, ok := raw.RemoteAddr().(*net.TCPAddr); ok {
+		return t.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}

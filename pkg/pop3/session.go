@@ -1,0 +1,307 @@
+package pop3
+
+import (
+	"time"
+
+	"github.com/postern-pop/postern/pkg/maildrop"
+)
+
+// Limits on what arrives and what leaves.
+const (
+	// maxCommand is the longest command line in octets, CRLF included (RFC 2449
+	// section 4).
+	maxCommand = 255
+	// maxResponse is the longest line with a SASL response, CRLF included (RFC
+	// 5034 section 4: 12288 octets of base64).
+	maxResponse = 12288 + 2
+	// maxReply is the longest first line of a reply, CRLF included (RFC 2449
+	// section 4).
+	maxReply = 512
+	// maxFailedLogins closes the connection; only refused credentials count.
+	maxFailedLogins = 3
+	// maxLinesBeforeLogin is how many lines a stranger may send.
+	maxLinesBeforeLogin = 100
+	// checkAfter is how old the last Check may be at a command.
+	checkAfter = time.Second
+	// chunkSize is about how many octets of a listing are made at once.
+	chunkSize = 8 << 10
+)
+
+// State is a state of a session (RFC 1939 section 3).
+type State uint8
+
+// The states of RFC 1939, and the one after them.
+const (
+	Authorization State = 1 << iota
+	Transaction
+	Update
+	Ended
+)
+
+// Op is what a Session asks of its driver.
+type Op uint8
+
+const (
+	OpNone   Op = iota
+	OpMore      // send the reply and call Result at once: it goes on
+	OpOpen      // Opener.Open with Address and Password; Result.Info
+	OpCheck     // Drop.Check
+	OpList      // Drop.List; Result.Entries
+	OpRead      // Drop.Read of UID, cut as TOP does after Lines if not Whole; Result.Begun
+	OpRemove    // Drop.Remove of UIDs
+)
+
+var opNames = [...]string{OpNone: "none", OpMore: "more", OpOpen: "open", OpCheck: "check", OpList: "list", OpRead: "read", OpRemove: "remove"}
+
+// String is the operation's name in logs.
+func (o Op) String() string { return opNames[o] }
+
+// Request is one call that a Session wants made.
+type Request struct {
+	Op       Op
+	Address  maildrop.Address // OpOpen
+	Password string           // OpOpen; never log it
+	UID      maildrop.UID     // OpRead
+	Whole    bool             // OpRead: RETR
+	Lines    uint64           // OpRead: lines of the body, for TOP
+	Preface  []byte           // OpRead: goes to the client before the first octet of the message, and only with one
+	UIDs     []maildrop.UID   // OpRemove
+	Leaving  bool             // the call is part of a QUIT: it goes on though the client has gone
+}
+
+// Result is what came of a Request.
+type Result struct {
+	Err     error
+	Info    maildrop.Info    // OpOpen
+	Entries []maildrop.Entry // OpList
+	Begun   bool             // OpRead: Preface and at least one octet went to the client
+}
+
+// Status is how a command ended, as metrics tell it.
+type Status uint8
+
+const (
+	StatusOK   Status = iota // +OK
+	StatusErr                // -ERR
+	StatusTemp               // -ERR [SYS/TEMP], or cut for trouble of ours
+)
+
+// LoginResult is how an attempt to log in ended.
+type LoginResult uint8
+
+const (
+	LoginNone LoginResult = iota // the step ends no attempt
+	LoginOK
+	LoginRefused     // credentials
+	LoginDenied      // right credentials, no access
+	LoginUnavailable // trouble of ours
+)
+
+// End is why a session ended; empty while it goes on.
+type End string
+
+// The ends that the protocol knows.
+const (
+	EndQuit     End = "quit"
+	EndUpdate   End = "update_failed" // QUIT, and the removal wasn't confirmed
+	EndFlood    End = "flood"
+	EndHTTP     End = "http"
+	EndRefused  End = "failed_logins"
+	EndAccess   End = "access_ended"
+	EndBackend  End = "backend_lost" // in the middle of a message
+	EndRestart  End = "drained"
+	EndFull     End = "full"
+	EndBadOrder End = "bad_order" // the driver broke the rules
+)
+
+// Step is a Session's answer: octets to send, in order; then a call to make, whose
+// outcome goes to Result; or the end. A Step with neither waits for a line.
+type Step struct {
+	Reply []byte // valid until the next call
+	Do    Request
+	End   End // after sending Reply, close
+
+	Command string // the label of the command that ended with this step, or ""
+	Status  Status
+	Login   LoginResult
+}
+
+// Session is one session's protocol, from the greeting on. It does no I/O, reads
+// no clock and starts no goroutine; what it wants done it asks for in a Step.
+// It is for one goroutine at a time. Make one with [Protocol.Session].
+type Session struct {
+	protocol *Protocol
+	id       string // reference for support in temporary errors
+	state    State
+	waiting  Op
+	call     call      // the command under way
+	now      time.Time // at the latest Line or Result
+	out      []byte
+
+	// AUTHORIZATION
+	lines     int
+	failed    int
+	name      string     // USER's argument
+	exchange  *mechanism // waits for a response to its challenge
+	mechanism string     // of the latest attempt to log in
+
+	// TRANSACTION
+	info    maildrop.Info
+	checked time.Time
+	listing *listing // nil: not fetched yet
+	marks   marks
+	tally   Tally
+}
+
+// Tally counts what a session did.
+type Tally struct {
+	Retr, Top, Dele int
+	Removed         int // messages whose removal was confirmed
+}
+
+// State is the state the session is in.
+func (s *Session) State() State { return s.state }
+
+// Info is what Open answered with; zero before the login.
+func (s *Session) Info() maildrop.Info { return s.info }
+
+// Mechanism is what the latest attempt to log in used: USER or a SASL mechanism.
+func (s *Session) Mechanism() string { return s.mechanism }
+
+// Tally is what the session did so far.
+func (s *Session) Tally() Tally { return s.tally }
+
+// UIDs are hashes of the listing's unique-ids as the session found and as it left
+// them, for the log: a maildrop whose ids change unasked is the most expensive bug
+// of a POP3 server. ok is false if the session never fetched its listing.
+func (s *Session) UIDs() (before, after uint64, ok bool) {
+	if s.listing == nil {
+		return 0, 0, false
+	}
+	before = s.listing.hash(nil)
+	if s.tally.Removed == 0 {
+		return before, before, true
+	}
+	return before, s.listing.hash(&s.marks), true
+}
+
+// MaxLine is how long the next line may be, in octets with its CRLF. A longer one
+// is to be thrown away and told by Overlong.
+func (s *Session) MaxLine() int {
+	if s.state == Authorization {
+		return maxResponse
+	}
+	return maxCommand
+}
+
+// Greet begins the session (RFC 1939 section 4). There is no timestamp in angle
+// brackets: APOP isn't offered.
+func (s *Session) Greet() Step { return Step{Reply: s.protocol.greeting} }
+
+// Line takes a line without its line end.
+func (s *Session) Line(now time.Time, line []byte) Step {
+	if s.waiting != OpNone || s.state == Ended {
+		return s.end(Step{}, EndBadOrder)
+	}
+	s.begin(now)
+	if step, over := s.stranger(line); over {
+		return step
+	}
+	if s.exchange != nil {
+		return s.response(line)
+	}
+	return s.command(line)
+}
+
+// Overlong tells of a line that was longer than MaxLine, or otherwise unfit, and
+// was thrown away.
+func (s *Session) Overlong(now time.Time) Step {
+	if s.waiting != OpNone || s.state == Ended {
+		return s.end(Step{}, EndBadOrder)
+	}
+	s.begin(now)
+	if step, over := s.stranger(nil); over {
+		return step
+	}
+	s.exchange = nil
+	s.call = call{command: s.protocol.other}
+	return s.err("line too long")
+}
+
+// Flood tells of input that has no line end in sight. Nothing sensible can follow.
+func (s *Session) Flood(now time.Time) Step { return s.end(s.Overlong(now), EndFlood) }
+
+// Restart ends the session from the server's side, between two commands. Nothing is
+// removed.
+func (s *Session) Restart() Step {
+	s.begin(s.now)
+	s.call = call{}
+	return s.end(s.temp("[SYS/TEMP] server is restarting, please reconnect"), EndRestart)
+}
+
+// Full is said in place of the greeting when the server has no room.
+func (s *Session) Full() Step {
+	return s.end(s.temp("[SYS/TEMP] too many connections, please try again in a minute"), EndFull)
+}
+
+// Result takes what came of the latest Step's request.
+func (s *Session) Result(now time.Time, r Result) Step {
+	op := s.waiting
+	s.begin(now)
+	s.waiting = OpNone
+	switch op {
+	case OpMore:
+		return s.call.command.run(s, s.call)
+	case OpOpen:
+		return s.opened(r)
+	case OpCheck:
+		return s.checkedNow(r.Err)
+	case OpList:
+		return s.listed(r)
+	case OpRead:
+		return s.read(r)
+	case OpRemove:
+		return s.removed(r.Err)
+	}
+	return s.end(Step{}, EndBadOrder)
+}
+
+// begin makes room for the next reply. A buffer that a listing made large isn't
+// kept: most of a session's life is waiting.
+func (s *Session) begin(now time.Time) {
+	s.now = now
+	if cap(s.out) > 2*maxReply && s.waiting != OpMore {
+		s.out = nil
+	}
+	s.out = s.out[:0]
+}
+
+// stranger bounds what someone may send who hasn't logged in.
+func (s *Session) stranger(line []byte) (Step, bool) {
+	if s.state != Authorization {
+		return Step{}, false
+	}
+	s.lines++
+	s.call = call{command: s.protocol.other}
+	switch {
+	case s.lines == 1 && isHTTP(line):
+		return s.end(s.err("this is a POP3 server"), EndHTTP), true
+	case s.lines > maxLinesBeforeLogin:
+		return s.end(s.err("too many commands before login"), EndFlood), true
+	}
+	return Step{}, false
+}
+
+// ask has a call made; the command under way goes on with its Result.
+func (s *Session) ask(r Request) Step {
+	s.waiting = r.Op
+	r.Leaving = s.call.command != nil && s.call.command.verb == "QUIT"
+	return Step{Do: r}
+}
+
+// end makes a step the last one.
+func (s *Session) end(step Step, why End) Step {
+	s.state = Ended
+	step.End = why
+	return step
+}

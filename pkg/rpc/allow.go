@@ -1,0 +1,76 @@
+package rpc
+
+import (
+	"fmt"
+	"strings"
+
+	posternv1 "github.com/postern-pop/postern/proto/postern/v1"
+)
+
+// adminPrefix begins the methods of the service that operators call.
+const adminPrefix = "/postern.v1.Admin/"
+
+// errand is what a call is for; who may call goes by it.
+type errand uint8
+
+const (
+	errandUnknown  errand = iota // refused to everybody
+	errandSession                // of a user's session
+	errandDelivery               // of mail on its way in
+	errandAddress                // on address records
+	errandAdmin                  // of an operator
+)
+
+func errandOf(method string) errand {
+	switch method {
+	case posternv1.Maildrop_Open_FullMethodName, posternv1.Maildrop_List_FullMethodName,
+		posternv1.Maildrop_Read_FullMethodName, posternv1.Maildrop_Remove_FullMethodName,
+		posternv1.Maildrop_Check_FullMethodName:
+		return errandSession
+	case posternv1.Maildrop_Accept_FullMethodName, posternv1.Maildrop_Deliver_FullMethodName:
+		return errandDelivery
+	case posternv1.Maildrop_PutAddress_FullMethodName, posternv1.Maildrop_GetAddress_FullMethodName,
+		posternv1.Maildrop_RemoveAddress_FullMethodName, posternv1.Maildrop_ListAddresses_FullMethodName:
+		return errandAddress
+	}
+	if strings.HasPrefix(method, adminPrefix) {
+		return errandAdmin
+	}
+	return errandUnknown
+}
+
+// NodeAllow says who may call a mailbox node: fronts of its region for sessions,
+// address records and the deliveries that they relay as a gateway; intakes of
+// its region for deliveries; operators for the Admin service. Nobody else, and
+// nothing else.
+func NodeAllow(region string) func(Identity, string) error {
+	return func(id Identity, method string) error {
+		switch e := errandOf(method); {
+		case e == errandAdmin && id.Role == RoleOperator:
+			return nil
+		case id.Region != region: // below: the node's own region only
+		case id.Role == RoleFront && (e == errandSession || e == errandAddress || e == errandDelivery):
+			return nil
+		case id.Role == RoleIntake && e == errandDelivery:
+			return nil
+		}
+		return fmt.Errorf("%s may not call %s at a mailbox node of %s", id, method, region)
+	}
+}
+
+// GatewayAllow says who may call a region's gateway: fronts of any region for
+// sessions and address records, intakes of any region for deliveries, operators
+// for the Admin service. Nobody else, and nothing else.
+func GatewayAllow(region string) func(Identity, string) error {
+	return func(id Identity, method string) error {
+		switch e := errandOf(method); {
+		case e == errandAdmin && id.Role == RoleOperator:
+			return nil
+		case id.Role == RoleFront && (e == errandSession || e == errandAddress):
+			return nil
+		case id.Role == RoleIntake && e == errandDelivery:
+			return nil
+		}
+		return fmt.Errorf("%s may not call %s at the gateway of %s", id, method, region)
+	}
+}

@@ -1,0 +1,51 @@
+package rpc_test
+
+import (
+	"context"
+	"io"
+	"testing"
+
+	"github.com/postern-pop/postern/pkg/maildrop"
+)
+
+// BenchmarkCheck is a round trip with nothing in it.
+func BenchmarkCheck(b *testing.B) {
+	drop, _ := connect(b, always(func(context.Context) error { return nil })).Resume(b.Context(), maildrop.Info{Address: anna}, nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := drop.Check(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkRead is a message of 16 MiB from memory over the network.
+func BenchmarkRead(b *testing.B) {
+	octets := random(16 << 20)
+	drop, _ := connect(b, &script{drop: func(maildrop.Info, []byte) maildrop.Drop {
+		return &scriptDrop{read: func(_ context.Context, _ maildrop.UID, _ uint64, w io.Writer) (uint64, error) {
+			n, err := w.Write(octets)
+			return uint64(n), err
+		}}
+	}}).Resume(b.Context(), maildrop.Info{Address: anna}, nil)
+	b.SetBytes(int64(len(octets)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if n, err := drop.Read(b.Context(), "u", 0, io.Discard); err != nil || n != uint64(len(octets)) {
+			b.Fatal(n, err)
+		}
+	}
+}
+
+// BenchmarkDeliver is a message of 90 KB.
+func BenchmarkDeliver(b *testing.B) {
+	c := connect(b, always(func(context.Context) error { return nil }))
+	message := body(random(90_000))
+	b.SetBytes(int64(len(message)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := c.Deliver(b.Context(), maildrop.Envelope{To: anna}, message); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,167 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/peer"
+
+	"github.com/postern-pop/postern/pkg/maildrop"
+	posternv1 "github.com/postern-pop/postern/proto/postern/v1"
+)
+
+// Client is a maildrop.Service at another process. Its calls fail fast: an
+// address that doesn't answer is Transient, and the caller decides what next.
+type Client struct {
+	pool    *Pool
+	address string
+
+	mu     sync.Mutex
+	conn   *grpc.ClientConn // nil: none at the moment
+	calls  int              // that run
+	used   time.Time        // when the last one ended
+	closed bool
+}
+
+var _ maildrop.Service = (*Client)(nil)
+
+// call is one unary call. changes: it may change something at the server.
+func (c *Client) call(ctx context.Context, op, method string, in, out any, changes bool) (err error) {
+	start := time.Now()
+	defer func() { c.pool.meter.observe(method, start, err) }()
+	conn, err := c.acquire(op)
+	if err != nil {
+		return err
+	}
+	defer c.release()
+	var reached peer.Peer // stays empty when the call never left
+	err = conn.Invoke(ctx, method, in, out, grpc.Peer(&reached))
+	return c.failed(op, err, changes && reached.Addr != nil)
+}
+
+// failed is FromStatus with the server's address in the cause.
+func (c *Client) failed(op string, err error, changes bool) error {
+	err = FromStatus(op, err, changes)
+	var e *maildrop.Error
+	if errors.As(err, &e) {
+		e.Err = fmt.Errorf("at %s: %w", c.address, e.Err)
+	}
+	return err
+}
+
+// stream opens a stream of the method and calls use with it. However use ends,
+// the stream is over then.
+func (c *Client) stream(ctx context.Context, op, method string, desc *grpc.StreamDesc, use func(grpc.ClientStream) error) (err error) {
+	start := time.Now()
+	defer func() { c.pool.meter.observe(method, start, err) }()
+	conn, err := c.acquire(op)
+	if err != nil {
+		return err
+	}
+	defer c.release()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := conn.NewStream(ctx, desc, method)
+	if err != nil {
+		return c.failed(op, err, false)
+	}
+	return use(stream)
+}
+
+// answers opens a stream of answers to one message. Each is received by recv
+// until it says io.EOF; an error of the stream is op's, one of *maildrop.Error
+// is passed on.
+func (c *Client) answers(ctx context.Context, op, method string, in any, recv func(grpc.ClientStream) error) error {
+	desc := &grpc.StreamDesc{ServerStreams: true}
+	return c.stream(ctx, op, method, desc, func(stream grpc.ClientStream) error {
+		err := stream.SendMsg(in)
+		if err == nil {
+			err = stream.CloseSend()
+		}
+		for err == nil || err == io.EOF { // a SendMsg that says io.EOF: the server's error is to be received
+			if err = recv(stream); err == io.EOF {
+				return nil
+			}
+		}
+		var already *maildrop.Error
+		if errors.As(err, &already) {
+			return err
+		}
+		return c.failed(op, err, false)
+	})
+}
+
+// Open verifies a user at the server.
+func (c *Client) Open(ctx context.Context, login maildrop.Login) (maildrop.Drop, error) {
+	var out posternv1.OpenResponse
+	if err := c.call(ctx, "rpc.open", posternv1.Maildrop_Open_FullMethodName, loginToWire(login), &out, false); err != nil {
+		return nil, err
+	}
+	d := &drop{client: c, info: infoFromWire(&out), token: out.GetToken()}
+	if l := out.GetListing(); l != nil || d.info.Count == 0 {
+		entries, ok := entriesFromWire(l)
+		if ok && len(entries) == d.info.Count {
+			d.entries, d.listed = entries, true
+		}
+	}
+	return d, nil
+}
+
+// Resume makes a Drop of a session's token. It does no I/O.
+func (c *Client) Resume(_ context.Context, info maildrop.Info, token []byte) (maildrop.Drop, error) {
+	return &drop{client: c, info: info, token: token}, nil
+}
+
+// Accept asks whether mail to a recipient would be taken.
+func (c *Client) Accept(ctx context.Context, to maildrop.Recipient) error {
+	in := &posternv1.AcceptRequest{Address: string(to.Address), Session: to.Session}
+	return c.call(ctx, "rpc.accept", posternv1.Maildrop_Accept_FullMethodName, in, &posternv1.AcceptResponse{}, false)
+}
+
+// PutAddress writes an address record.
+func (c *Client) PutAddress(ctx context.Context, record maildrop.AddressRecord) error {
+	in := &posternv1.PutAddressRequest{Record: recordToWire(record)}
+	return c.call(ctx, "rpc.put-address", posternv1.Maildrop_PutAddress_FullMethodName, in, &posternv1.PutAddressResponse{}, true)
+}
+
+// Address reads an address record.
+func (c *Client) Address(ctx context.Context, address maildrop.Address) (maildrop.AddressRecord, error) {
+	var out posternv1.AddressRecord
+	in := &posternv1.GetAddressRequest{Address: string(address)}
+	if err := c.call(ctx, "rpc.address", posternv1.Maildrop_GetAddress_FullMethodName, in, &out, false); err != nil {
+		return maildrop.AddressRecord{}, err
+	}
+	return recordFromWire(&out), nil
+}
+
+// RemoveAddress ends an address.
+func (c *Client) RemoveAddress(ctx context.Context, address maildrop.Address) error {
+	in := &posternv1.RemoveAddressRequest{Address: string(address)}
+	return c.call(ctx, "rpc.remove-address", posternv1.Maildrop_RemoveAddress_FullMethodName, in, &posternv1.RemoveAddressResponse{}, true)
+}
+
+// Addresses lists an account's records, as far as the server answers for them.
+func (c *Client) Addresses(ctx context.Context, account string) (records []maildrop.AddressRecord, err error) {
+	const op = "rpc.addresses"
+	in := &posternv1.ListAddressesRequest{Account: account}
+	err = c.answers(ctx, op, posternv1.Maildrop_ListAddresses_FullMethodName, in, func(stream grpc.ClientStream) error {
+		var out posternv1.AddressRecord
+		if err := stream.RecvMsg(&out); err != nil {
+			return err
+		}
+		if len(records) == maxRecords {
+			return &maildrop.Error{Op: op, Kind: maildrop.Internal, Err: fmt.Errorf("more than %d addresses", maxRecords)}
+		}
+		records = append(records, recordFromWire(&out))
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return records, nil
+}

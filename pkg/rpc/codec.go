@@ -1,0 +1,222 @@
+package rpc
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"sync"
+
+	"google.golang.org/grpc/encoding"
+	_ "google.golang.org/grpc/encoding/proto" // the codec of all other messages
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/postern-pop/postern/pkg/maildrop"
+)
+
+// The numbers of the fields that are framed by hand; see maildrop.proto.
+const (
+	fieldReadData     = 1 // ReadResponse.data
+	fieldDeliverData  = 2 // DeliverRequest.data
+	fieldListingUIDs  = 1 // Listing.uids
+	fieldListingSizes = 2 // Listing.sizes
+)
+
+var errFrame = errors.New("malformed message on the wire")
+
+// codec is the protobuf codec with two short cuts for messages that are mostly
+// octets (frame) or mostly many small fields (listing). It yields and takes
+// exactly what the generated code does.
+type codec struct{ proto encoding.CodecV2 }
+
+func newCodec() codec { return codec{encoding.GetCodecV2("proto")} }
+
+// Name is that of the protobuf codec: on the wire they are one.
+func (codec) Name() string { return "proto" }
+
+// Marshal encodes a message. A frame's buffers become the transport's.
+func (c codec) Marshal(v any) (mem.BufferSlice, error) {
+	switch m := v.(type) {
+	case *frame:
+		return m.encode(), nil
+	case *listing:
+		return mem.BufferSlice{mem.SliceBuffer(m.encode())}, nil
+	}
+	return c.proto.Marshal(v)
+}
+
+// Unmarshal decodes a message. A frame keeps the transport's buffers until it
+// is closed.
+func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
+	switch m := v.(type) {
+	case *frame:
+		return m.decode(data)
+	case *listing:
+		return m.decode(data.Materialize())
+	}
+	return c.proto.Unmarshal(data, v)
+}
+
+// frame is a message with one bytes field: a piece of a mail body.
+type frame struct {
+	field  protowire.Number
+	data   mem.Buffer  // to be sent
+	reader *mem.Reader // received
+}
+
+func (f *frame) encode() mem.BufferSlice {
+	head := protowire.AppendTag(nil, f.field, protowire.BytesType)
+	head = protowire.AppendVarint(head, uint64(f.data.Len()))
+	return mem.BufferSlice{mem.SliceBuffer(head), f.data}
+}
+
+func (f *frame) decode(data mem.BufferSlice) error {
+	f.reader = data.Reader()
+	if f.reader.Remaining() == 0 {
+		return nil
+	}
+	tag, err := binary.ReadUvarint(f.reader)
+	if err == nil && tag == protowire.EncodeTag(f.field, protowire.BytesType) {
+		if size, err := binary.ReadUvarint(f.reader); err == nil && size == uint64(f.reader.Remaining()) {
+			return nil
+		}
+	}
+	f.close()
+	return f.decodeSlowly(data.Materialize())
+}
+
+// decodeSlowly takes what a sender of a later version may have added.
+func (f *frame) decodeSlowly(b []byte) error {
+	var octets []byte
+	for len(b) > 0 {
+		number, kind, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return errFrame
+		}
+		size := protowire.ConsumeFieldValue(number, kind, b[n:])
+		if size < 0 {
+			return errFrame
+		}
+		if number == f.field && kind == protowire.BytesType {
+			octets, _ = protowire.ConsumeBytes(b[n:])
+		}
+		b = b[n+size:]
+	}
+	f.reader = mem.BufferSlice{mem.SliceBuffer(octets)}.Reader()
+	return nil
+}
+
+func (f *frame) close() {
+	if f.reader != nil {
+		f.reader.Close()
+		f.reader = nil
+	}
+}
+
+// writeTo writes what the frame holds, in the pieces that it came in, and
+// closes it. n is what w took.
+func (f *frame) writeTo(w io.Writer) (n uint64, err error) {
+	defer f.close()
+	var space [24][]byte // a chunk comes in some 17 pieces
+	pieces, err := f.reader.Peek(f.reader.Remaining(), space[:0])
+	if err != nil {
+		return 0, err
+	}
+	for _, p := range pieces {
+		k, err := w.Write(p)
+		n += uint64(max(0, k))
+		if err == nil && k != len(p) {
+			err = io.ErrShortWrite
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// listing is a Listing whose entries never become a message of the generated
+// code: 50,000 of them are one allocation, and not 50,000.
+type listing struct{ entries []maildrop.Entry }
+
+func (l *listing) encode() []byte {
+	octets, sizes := 0, 0
+	for _, e := range l.entries {
+		octets += protowire.SizeBytes(len(e.UID)) + 1
+		sizes += protowire.SizeVarint(e.Size)
+	}
+	b := make([]byte, 0, octets+sizes+1+binary.MaxVarintLen64)
+	for _, e := range l.entries {
+		b = protowire.AppendTag(b, fieldListingUIDs, protowire.BytesType)
+		b = protowire.AppendString(b, string(e.UID))
+	}
+	if len(l.entries) == 0 {
+		return b
+	}
+	b = protowire.AppendTag(b, fieldListingSizes, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(sizes))
+	for _, e := range l.entries {
+		b = protowire.AppendVarint(b, e.Size)
+	}
+	return b
+}
+
+// decode appends the entries of one message. The UIDs share one string.
+func (l *listing) decode(b []byte) error {
+	text := string(b)
+	first := len(l.entries) // of this message
+	sized := first
+	for at := 0; at < len(b); {
+		number, kind, n := protowire.ConsumeTag(b[at:])
+		if n < 0 {
+			return errFrame
+		}
+		at += n
+		size := protowire.ConsumeFieldValue(number, kind, b[at:])
+		if size < 0 {
+			return errFrame
+		}
+		value := b[at : at+size]
+		switch {
+		case number == fieldListingUIDs && kind == protowire.BytesType:
+			octets, _ := protowire.ConsumeBytes(value)
+			l.entries = append(l.entries, maildrop.Entry{UID: maildrop.UID(text[at+size-len(octets) : at+size])})
+		case number == fieldListingSizes && kind == protowire.BytesType:
+			packed, _ := protowire.ConsumeBytes(value)
+			for len(packed) > 0 {
+				v, k := protowire.ConsumeVarint(packed)
+				if k < 0 || sized >= len(l.entries) {
+					return errFrame
+				}
+				l.entries[sized].Size, packed = v, packed[k:]
+				sized++
+			}
+		}
+		at += size
+	}
+	if sized != len(l.entries) {
+		return errFrame
+	}
+	return nil
+}
+
+// chunks is a pool of buffers of chunkOctets. gRPC's own pools have none of
+// that size, and clear each buffer before it is filled.
+type chunks struct{ pool sync.Pool }
+
+// Get returns a buffer of the given length, at most chunkOctets.
+func (c *chunks) Get(length int) *[]byte {
+	b, ok := c.pool.Get().(*[]byte)
+	if !ok {
+		fresh := make([]byte, chunkOctets)
+		b = &fresh
+	}
+	*b = (*b)[:length]
+	return b
+}
+
+// Put takes a buffer of Get back.
+func (c *chunks) Put(b *[]byte) {
+	*b = (*b)[:cap(*b)]
+	c.pool.Put(b)
+}

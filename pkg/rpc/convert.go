@@ -1,0 +1,134 @@
+package rpc
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/postern-pop/postern/pkg/maildrop"
+	posternv1 "github.com/postern-pop/postern/proto/postern/v1"
+)
+
+func loginToWire(l maildrop.Login) *posternv1.OpenRequest {
+	return &posternv1.OpenRequest{
+		Address: string(l.Address), Password: []byte(l.Password), Remote: l.Remote.AsSlice(), Session: l.Session,
+	}
+}
+
+func loginFromWire(op string, in *posternv1.OpenRequest) (maildrop.Login, error) {
+	address, err := addressFromWire(op, in.GetAddress())
+	if err != nil {
+		return maildrop.Login{}, err
+	}
+	if len(in.GetPassword()) > maxPassword || len(in.GetSession()) > maxName {
+		return maildrop.Login{}, invalid(op, "password or session id too long")
+	}
+	remote, _ := netip.AddrFromSlice(in.GetRemote()) // none: the zero Addr
+	return maildrop.Login{Address: address, Password: string(in.GetPassword()), Remote: remote, Session: in.GetSession()}, nil
+}
+
+// addressFromWire takes an address in canonical form only: another spelling
+// would be looked for in another shard.
+func addressFromWire(op, s string) (maildrop.Address, error) {
+	address, err := maildrop.ParseAddress(s)
+	if err != nil || string(address) != s {
+		return "", invalid(op, "address is not in canonical form")
+	}
+	return address, nil
+}
+
+func infoFromWire(in *posternv1.OpenResponse) maildrop.Info {
+	return maildrop.Info{
+		Address: maildrop.Address(in.GetAddress()), Class: maildrop.Class(in.GetClass()),
+		Count: int(in.GetCount()), Octets: in.GetOctets(), Region: in.GetRegion(), Node: in.GetNode(),
+	}
+}
+
+func infoToWire(info maildrop.Info, token []byte) *posternv1.OpenResponse {
+	return &posternv1.OpenResponse{
+		Address: string(info.Address), Class: uint32(info.Class), Count: uint64(info.Count),
+		Octets: info.Octets, Region: info.Region, Node: info.Node, Token: token,
+	}
+}
+
+func entriesToWire(entries []maildrop.Entry) *posternv1.Listing {
+	l := &posternv1.Listing{Uids: make([]string, len(entries)), Sizes: make([]uint64, len(entries))}
+	for i, e := range entries {
+		l.Uids[i], l.Sizes[i] = string(e.UID), e.Size
+	}
+	return l
+}
+
+func entriesFromWire(l *posternv1.Listing) ([]maildrop.Entry, bool) {
+	uids, sizes := l.GetUids(), l.GetSizes()
+	if len(uids) != len(sizes) {
+		return nil, false
+	}
+	entries := make([]maildrop.Entry, len(uids))
+	for i := range uids {
+		entries[i] = maildrop.Entry{UID: maildrop.UID(uids[i]), Size: sizes[i]}
+	}
+	return entries, true
+}
+
+func envelopeToWire(e maildrop.Envelope, body maildrop.Body) *posternv1.Envelope {
+	return &posternv1.Envelope{
+		Id: e.ID[:], Sender: []byte(e.Sender), Address: string(e.To), Session: e.Session,
+		Wire: body.Wire(), Size: body.Size(),
+	}
+}
+
+func envelopeFromWire(op string, in *posternv1.Envelope) (maildrop.Envelope, error) {
+	to, err := addressFromWire(op, in.GetAddress())
+	if err != nil {
+		return maildrop.Envelope{}, err
+	}
+	e := maildrop.Envelope{Sender: string(in.GetSender()), To: to, Session: in.GetSession()}
+	switch {
+	case copy(e.ID[:], in.GetId()) != len(e.ID) || len(in.GetId()) != len(e.ID):
+		return e, invalid(op, "envelope id is not 16 octets")
+	case len(e.Sender) > maxSender || len(e.Session) > maxName:
+		return e, invalid(op, "sender or session id too long")
+	case in.GetWire() > maxBody || in.GetSize() > in.GetWire():
+		return e, invalid(op, "impossible or too large a body")
+	}
+	return e, nil
+}
+
+func recordToWire(r maildrop.AddressRecord) *posternv1.AddressRecord {
+	out := &posternv1.AddressRecord{
+		Address: string(r.Address), Account: r.Account, Primary: string(r.Primary), Hash: r.Hash,
+		Access: uint32(r.Access), Groups: r.Groups, Revision: r.Revision,
+	}
+	if !r.Changed.IsZero() {
+		out.ChangedUnixNano = r.Changed.UnixNano()
+	}
+	return out
+}
+
+func recordFromWire(in *posternv1.AddressRecord) maildrop.AddressRecord {
+	r := maildrop.AddressRecord{
+		Address: maildrop.Address(in.GetAddress()), Account: in.GetAccount(),
+		Primary: maildrop.Address(in.GetPrimary()), Hash: in.GetHash(),
+		Access: maildrop.Access(in.GetAccess()), Groups: in.GetGroups(), Revision: in.GetRevision(),
+	}
+	if in.GetChangedUnixNano() != 0 {
+		r.Changed = time.Unix(0, in.GetChangedUnixNano()).UTC()
+	}
+	return r
+}
+
+func uidsToWire(uids []maildrop.UID) []string {
+	out := make([]string, len(uids))
+	for i, uid := range uids {
+		out[i] = string(uid)
+	}
+	return out
+}
+
+func uidsFromWire(in []string) []maildrop.UID {
+	out := make([]maildrop.UID, len(in))
+	for i, uid := range in {
+		out[i] = maildrop.UID(uid)
+	}
+	return out
+}

@@ -1,0 +1,89 @@
+package rpc
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"google.golang.org/grpc"
+
+	"github.com/postern-pop/postern/pkg/maildrop"
+	posternv1 "github.com/postern-pop/postern/proto/postern/v1"
+)
+
+// drop is an open maildrop at another process: what Open said of it, and the
+// token that each call shows.
+type drop struct {
+	client  *Client
+	info    maildrop.Info
+	token   []byte
+	entries []maildrop.Entry // the listing, if listed
+	listed  bool
+}
+
+// Info is what Open answered with.
+func (d *drop) Info() maildrop.Info { return d.info }
+
+// Token is the session's token, the latest that the server gave.
+func (d *drop) Token() []byte { return d.token }
+
+// Close ends the use of the drop. The server keeps nothing of it.
+func (d *drop) Close() error { return nil }
+
+// List returns the snapshot's listing: the one that came with Open, else the
+// server's. Callers don't change it.
+func (d *drop) List(ctx context.Context) ([]maildrop.Entry, error) {
+	const op = "rpc.list"
+	if d.listed {
+		return d.entries, nil
+	}
+	l := listing{entries: make([]maildrop.Entry, 0, min(d.info.Count, maxListing))}
+	in := &posternv1.ListRequest{Address: string(d.info.Address), Token: d.token}
+	err := d.client.answers(ctx, op, posternv1.Maildrop_List_FullMethodName, in, func(stream grpc.ClientStream) error {
+		if len(l.entries) > maxListing {
+			return &maildrop.Error{Op: op, Kind: maildrop.Internal, Err: fmt.Errorf("listing of more than %d messages", maxListing)}
+		}
+		return stream.RecvMsg(&l)
+	})
+	if err != nil {
+		return nil, err
+	}
+	d.entries, d.listed = l.entries, true
+	return d.entries, nil
+}
+
+// Read streams a message to w.
+func (d *drop) Read(ctx context.Context, uid maildrop.UID, offset uint64, w io.Writer) (n uint64, err error) {
+	const op = "rpc.read"
+	in := &posternv1.ReadRequest{Address: string(d.info.Address), Token: d.token, Uid: string(uid), Offset: offset}
+	err = d.client.answers(ctx, op, posternv1.Maildrop_Read_FullMethodName, in, func(stream grpc.ClientStream) error {
+		f := frame{field: fieldReadData}
+		if err := stream.RecvMsg(&f); err != nil {
+			return err
+		}
+		k, err := f.writeTo(w)
+		n += k
+		if err != nil {
+			return canceled(op, err)
+		}
+		return nil
+	})
+	return n, err
+}
+
+// Remove removes messages at the server.
+func (d *drop) Remove(ctx context.Context, uids []maildrop.UID) error {
+	in := &posternv1.RemoveRequest{Address: string(d.info.Address), Token: d.token, Uids: uidsToWire(uids)}
+	return d.client.call(ctx, "rpc.remove", posternv1.Maildrop_Remove_FullMethodName, in, &posternv1.RemoveResponse{}, true)
+}
+
+// Check asks whether the session may go on, and takes the renewed token.
+func (d *drop) Check(ctx context.Context) error {
+	var out posternv1.CheckResponse
+	in := &posternv1.CheckRequest{Address: string(d.info.Address), Token: d.token}
+	err := d.client.call(ctx, "rpc.check", posternv1.Maildrop_Check_FullMethodName, in, &out, false)
+	if err == nil && len(out.GetToken()) > 0 {
+		d.token = out.GetToken()
+	}
+	return err
+}

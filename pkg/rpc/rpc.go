@@ -1,0 +1,65 @@
+// Package rpc carries the Maildrop service over gRPC: a server around any
+// maildrop.Service, and a client that is one. What a caller sees of a mailbox
+// is the same whether it is in its own process or on another continent: a Kind
+// that goes in comes out, with its reason, words and primary address.
+//
+//	front, intake ── Pool.Client(address) ──TLS 1.3, both sides──▶ Server ── Service
+//	                      │                                          │
+//	       maildrop.Error ◀── Fault, the detail of the status ◀── maildrop.Error
+//
+// # What a broken call means
+//
+// An error that the server answered comes with a Fault and says what it says.
+// Without one the transport broke, and the Kind depends on what is known:
+//
+//	                          Open List Read Check …   Remove Deliver Put…
+//	never left this process   Transient                Transient
+//	left, no answer came      Transient                Maybe
+//	the caller's context      Canceled                 Canceled before it left, else Maybe
+//	too large, unknown method Internal                 Internal
+//
+// A Deliver has "left" only when its last chunk was handed over: the server
+// stores nothing of a body that is shorter than its envelope says.
+//
+// # Bodies on the server
+//
+// A body of up to 1 MiB is read whole before the service sees it, and may be
+// opened any number of times. A larger one is a stream off the network: it may
+// be opened ONCE, a second Open is Internal. The declared length is enforced in
+// both: a reader ends with io.EOF only after exactly so many octets.
+//
+// # Identities
+//
+// Every process has a certificate of the deployment's own CA with a URI
+// postern://<region>/<role>/<name> in it; both sides verify. Nothing else of a
+// certificate matters, names and addresses included: a process is who its URI
+// says wherever it runs. [NodeAllow] and [GatewayAllow] say who may call what;
+// everything not allowed there is refused.
+//
+// # Decisions
+//
+//   - 2026-11-23: message bodies don't pass through the protobuf codec. The wire
+//     format is the one in the .proto file, byte for byte (a test compares), but
+//     the octets are framed where they lie and handed on in the pieces they came
+//     in: one copy at the sender, none at the receiver. Refused: a bytes field
+//     decoded by the generated code, which allocates and copies each chunk twice.
+//   - 2026-11-23: static windows, 4 MiB a stream and 16 MiB a connection. A call
+//     may cross an ocean, 250 ms there and back, and must not crawl; gRPC's
+//     estimator begins at 64 KiB and learns anew on each connection. The price is
+//     up to 4 MiB at a front for each slow reader of a large message.
+//   - 2026-11-23: fail-fast calls and no retries in gRPC. Whoever calls decides
+//     what to repeat and where (package router); two layers that repeat multiply.
+//   - 2026-11-23: a front may Accept and Deliver at the nodes of its region. The
+//     front's process is also its region's gateway, and relays what another
+//     region's intake hands in; the gateway itself takes that from intakes only.
+//     Refused: intakes in the path of the gateway (a second door to keep), and
+//     passing the intake's identity on in the message (the node would believe
+//     the front anyway).
+//   - 2026-11-23: a caller that may not call is told Internal, not Denied. Denied
+//     is about users and makes a front say "wrong password" and an intake 550
+//     where a certificate was made out wrongly.
+//   - 2026-11-23: no TLS session resumption. Connections live for an hour, and a
+//     resumed session skips the look at a certificate that was replaced.
+//   - 2026-11-23: password and sender are bytes on the wire: clients and gateways
+//     send octets that are no UTF-8, and a string field refuses to carry them.
+package rpc

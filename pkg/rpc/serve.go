@@ -1,0 +1,242 @@
+package rpc
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/postern-pop/postern/pkg/maildrop"
+	posternv1 "github.com/postern-pop/postern/proto/postern/v1"
+)
+
+// maildropServer is a maildrop.Service behind the generated server. It keeps
+// nothing between calls: a session is its token.
+type maildropServer struct {
+	posternv1.UnimplementedMaildropServer
+	service maildrop.Service
+	room    *room // for bodies held in memory
+	chunks  *chunks
+}
+
+func (s *maildropServer) Open(ctx context.Context, in *posternv1.OpenRequest) (*posternv1.OpenResponse, error) {
+	login, err := loginFromWire("rpc.open", in)
+	if err != nil {
+		return nil, err
+	}
+	drop, err := s.service.Open(ctx, login)
+	if err != nil {
+		return nil, err
+	}
+	defer drop.Close()
+	info := drop.Info()
+	out := infoToWire(info, drop.Token())
+	if info.Count <= inlineListing {
+		// Trouble here is no trouble of Open: the client asks again, by List.
+		if entries, err := drop.List(ctx); err == nil && len(entries) <= inlineListing {
+			out.Listing = entriesToWire(entries)
+		}
+	}
+	return out, nil
+}
+
+// resume makes the Drop that a call of a session is for.
+func (s *maildropServer) resume(ctx context.Context, op, addr string, token []byte) (maildrop.Drop, error) {
+	address, err := addressFromWire(op, addr)
+	if err != nil {
+		return nil, err
+	}
+	if len(token) > maxToken {
+		return nil, invalid(op, "token too long")
+	}
+	return s.service.Resume(ctx, maildrop.Info{Address: address}, token)
+}
+
+func (s *maildropServer) List(in *posternv1.ListRequest, stream grpc.ServerStreamingServer[posternv1.Listing]) error {
+	drop, err := s.resume(stream.Context(), "rpc.list", in.GetAddress(), in.GetToken())
+	if err != nil {
+		return err
+	}
+	defer drop.Close()
+	entries, err := drop.List(stream.Context())
+	if err != nil {
+		return err
+	}
+	for len(entries) > 0 {
+		n := min(len(entries), listingChunk)
+		if err := stream.SendMsg(&listing{entries: entries[:n]}); err != nil {
+			return err
+		}
+		entries = entries[n:]
+	}
+	return nil
+}
+
+func (s *maildropServer) Read(in *posternv1.ReadRequest, stream grpc.ServerStreamingServer[posternv1.ReadResponse]) error {
+	drop, err := s.resume(stream.Context(), "rpc.read", in.GetAddress(), in.GetToken())
+	if err != nil {
+		return err
+	}
+	defer drop.Close()
+	w := &chunkWriter{stream: stream, field: fieldReadData, chunks: s.chunks}
+	// What was read before an error counts: the caller goes on behind it.
+	_, err = drop.Read(stream.Context(), maildrop.UID(in.GetUid()), in.GetOffset(), w)
+	if flushed := w.flush(); err == nil {
+		err = flushed
+	}
+	w.close()
+	return err
+}
+
+func (s *maildropServer) Remove(ctx context.Context, in *posternv1.RemoveRequest) (*posternv1.RemoveResponse, error) {
+	drop, err := s.resume(ctx, "rpc.remove", in.GetAddress(), in.GetToken())
+	if err != nil {
+		return nil, err
+	}
+	defer drop.Close()
+	return &posternv1.RemoveResponse{}, drop.Remove(ctx, uidsFromWire(in.GetUids()))
+}
+
+func (s *maildropServer) Check(ctx context.Context, in *posternv1.CheckRequest) (*posternv1.CheckResponse, error) {
+	drop, err := s.resume(ctx, "rpc.check", in.GetAddress(), in.GetToken())
+	if err != nil {
+		return nil, err
+	}
+	defer drop.Close()
+	if err := drop.Check(ctx); err != nil {
+		return nil, err
+	}
+	return &posternv1.CheckResponse{Token: drop.Token()}, nil
+}
+
+func (s *maildropServer) Accept(ctx context.Context, in *posternv1.AcceptRequest) (*posternv1.AcceptResponse, error) {
+	address, err := addressFromWire("rpc.accept", in.GetAddress())
+	if err != nil {
+		return nil, err
+	}
+	return &posternv1.AcceptResponse{}, s.service.Accept(ctx, maildrop.Recipient{Address: address, Session: in.GetSession()})
+}
+
+func (s *maildropServer) Deliver(stream grpc.ClientStreamingServer[posternv1.DeliverRequest, posternv1.DeliverResponse]) error {
+	const op = "rpc.deliver"
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	if len(first.GetData()) > 0 {
+		return invalid(op, "body before the envelope's end")
+	}
+	envelope, err := envelopeFromWire(op, first.GetEnvelope())
+	if err != nil {
+		return err
+	}
+	body := &arrival{stream: stream, wire: first.GetEnvelope().GetWire(), size: first.GetEnvelope().GetSize()}
+	if body.wire <= maxBuffered {
+		if !s.room.take(int64(body.wire)) {
+			return &maildrop.Error{Op: op, Kind: maildrop.Busy, Err: fmt.Errorf("more than %d octets of mail are arriving", s.room.limit)}
+		}
+		defer s.room.give(int64(body.wire))
+		if err := body.readAll(); err != nil {
+			return err
+		}
+	}
+	defer body.close()
+	if err := s.service.Deliver(stream.Context(), envelope, body); err != nil {
+		return err
+	}
+	return stream.SendAndClose(&posternv1.DeliverResponse{})
+}
+
+func (s *maildropServer) PutAddress(ctx context.Context, in *posternv1.PutAddressRequest) (*posternv1.PutAddressResponse, error) {
+	if _, err := addressFromWire("rpc.put-address", in.GetRecord().GetAddress()); err != nil {
+		return nil, err
+	}
+	return &posternv1.PutAddressResponse{}, s.service.PutAddress(ctx, recordFromWire(in.GetRecord()))
+}
+
+// GetAddress answers with Registrar.Address.
+func (s *maildropServer) GetAddress(ctx context.Context, in *posternv1.GetAddressRequest) (*posternv1.AddressRecord, error) {
+	address, err := addressFromWire("rpc.address", in.GetAddress())
+	if err != nil {
+		return nil, err
+	}
+	record, err := s.service.Address(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	return recordToWire(record), nil
+}
+
+func (s *maildropServer) RemoveAddress(ctx context.Context, in *posternv1.RemoveAddressRequest) (*posternv1.RemoveAddressResponse, error) {
+	address, err := addressFromWire("rpc.remove-address", in.GetAddress())
+	if err != nil {
+		return nil, err
+	}
+	return &posternv1.RemoveAddressResponse{}, s.service.RemoveAddress(ctx, address)
+}
+
+func (s *maildropServer) ListAddresses(in *posternv1.ListAddressesRequest, stream grpc.ServerStreamingServer[posternv1.AddressRecord]) error {
+	if len(in.GetAccount()) > maxName {
+		return invalid("rpc.addresses", "account name too long")
+	}
+	records, err := s.service.Addresses(stream.Context(), in.GetAccount())
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		if err := stream.Send(recordToWire(r)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sender is the part of a stream that a chunkWriter needs, on either side.
+type sender interface{ SendMsg(m any) error }
+
+// chunkWriter sends what is written to it in frames of chunkOctets. It copies
+// once: a Writer may not keep what it is given, and gRPC does.
+type chunkWriter struct {
+	stream sender
+	field  protowire.Number
+	chunks *chunks
+	chunk  *[]byte // being filled; its length is what is in it
+}
+
+func (w *chunkWriter) Write(p []byte) (n int, err error) {
+	for n < len(p) {
+		if w.chunk == nil {
+			w.chunk = w.chunks.Get(0)
+		}
+		filled := len(*w.chunk)
+		k := copy((*w.chunk)[filled:cap(*w.chunk)], p[n:])
+		*w.chunk = (*w.chunk)[:filled+k]
+		n += k
+		if len(*w.chunk) == cap(*w.chunk) {
+			if err := w.flush(); err != nil {
+				return n, err
+			}
+		}
+	}
+	return n, nil
+}
+
+// flush sends the chunk that is being filled.
+func (w *chunkWriter) flush() error {
+	if w.chunk == nil || len(*w.chunk) == 0 {
+		return nil
+	}
+	b := mem.NewBuffer(w.chunk, w.chunks)
+	w.chunk = nil
+	return w.stream.SendMsg(&frame{field: w.field, data: b})
+}
+
+// close gives back a chunk that was never sent.
+func (w *chunkWriter) close() {
+	if w.chunk != nil {
+		w.chunks.Put(w.chunk)
+		w.chunk = nil
+	}
+}

@@ -1,0 +1,67 @@
+package shard
+
+import (
+	"encoding/base64"
+	"strings"
+)
+
+// credential is a password hash, packed: the hashes of one product have all
+// their costs in common, and differ in 16 octets of salt and 32 of tag, which a
+// PHC string spells in 65 characters of base64.
+type credential struct {
+	text   *string // nil: none. Packed: "$argon2id$v=19$m=65536,t=3,p=4$", shared; else the hash itself
+	secret [packedSalt + packedTag]byte
+	packed bool
+}
+
+const (
+	packedSalt = 16 // octets
+	packedTag  = 32
+	saltText   = 22 // characters of 16 octets in base64 without padding
+	tagText    = 43 // of 32
+	packedText = saltText + 1 + tagText
+)
+
+var phcEncoding = base64.RawStdEncoding.Strict()
+
+func (c credential) empty() bool { return c.text == nil }
+
+// packCredential packs any text. shared returns a text's one copy.
+func packCredential(hash string, shared func(string) *string) (c credential) {
+	if hash == "" {
+		return c
+	}
+	if c.pack(hash) {
+		c.text, c.packed = shared(hash[:len(hash)-packedText]), true
+		return c
+	}
+	hash = strings.Clone(hash)
+	return credential{text: &hash}
+}
+
+// pack fills in the secret, if the text ends like a hash of ours.
+func (c *credential) pack(hash string) bool {
+	cut := len(hash) - packedText
+	if cut < 1 || hash[cut-1] != '$' || hash[cut+saltText] != '$' {
+		return false
+	}
+	salt, tag := hash[cut:cut+saltText], hash[cut+saltText+1:]
+	// The decoder skips line ends, which unpacking could not give back.
+	if strings.ContainsAny(salt+tag, "\r\n") {
+		return false
+	}
+	_, err1 := phcEncoding.Decode(c.secret[:packedSalt], []byte(salt))
+	_, err2 := phcEncoding.Decode(c.secret[packedSalt:], []byte(tag))
+	return err1 == nil && err2 == nil
+}
+
+// hash is the text that was packed.
+func (c *credential) hash() string {
+	switch {
+	case c.text == nil:
+		return ""
+	case !c.packed:
+		return *c.text
+	}
+	return *c.text + phcEncoding.EncodeToString(c.secret[:packedSalt]) + "$" + phcEncoding.EncodeToString(c.secret[packedSalt:])
+}

@@ -1,0 +1,188 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/postern-pop/postern/pkg/ledger"
+	"github.com/postern-pop/postern/pkg/maildrop"
+	"github.com/postern-pop/postern/pkg/policy"
+)
+
+// maxUploads is how many large bodies are on their way to the store at once;
+// each has a few blocks in memory. The others wait.
+const maxUploads = 16
+
+var (
+	errBody = errors.New("the body isn't what it says")
+	errID   = errors.New("a delivery without an ID")
+)
+
+// Accept says whether mail to the recipient would be taken now.
+func (s *Shard) Accept(ctx context.Context, to maildrop.Recipient) error {
+	const op = "shard.accept"
+	if err := s.owned(ctx, op); err != nil {
+		return err
+	}
+	_, err := s.keep(to.Address, time.Now())
+	return failed(op, err)
+}
+
+// keep decides whether mail for the address is taken, and how long it is kept.
+func (s *Shard) keep(address maildrop.Address, now time.Time) (maildrop.Class, error) {
+	r := s.record(address)
+	if r == nil {
+		return 0, &maildrop.Error{Op: "shard.keep", Kind: maildrop.NotFound}
+	}
+	if primary := r.primary(); primary != "" {
+		return 0, &maildrop.Error{Op: "shard.keep", Kind: maildrop.Alias, Primary: primary}
+	}
+	domain, account, ok := s.config.Rules.Domain(address.Domain())
+	if !ok {
+		return 0, &maildrop.Error{Op: "shard.keep", Kind: maildrop.NotFound, Err: errors.New("nobody's domain")}
+	}
+	decision := policy.Keep(account, domain, r.full(address), now)
+	if decision.Class == maildrop.ClassNone {
+		return 0, &maildrop.Error{Op: "shard.keep", Kind: maildrop.Denied, Reason: decision.Reason, Text: decision.Text}
+	}
+	return decision.Class, nil
+}
+
+// Deliver stores the message; nil when it is durable. A body over
+// ledger.MaxInline octets goes to an object of its own first: body before fact.
+func (s *Shard) Deliver(ctx context.Context, envelope maildrop.Envelope, body maildrop.Body) error {
+	result, err := s.deliver(ctx, envelope, body)
+	octets := uint64(0)
+	if result == resultAccepted {
+		octets = body.Wire()
+	}
+	s.config.Metrics.delivered(result, octets)
+	return failed("shard.deliver", err)
+}
+
+// Results of a delivery, as the metric's label says them.
+const (
+	resultAccepted  = "accepted"
+	resultRejected  = "rejected"
+	resultDeferred  = "deferred"
+	resultDuplicate = "duplicate"
+)
+
+func (s *Shard) deliver(ctx context.Context, envelope maildrop.Envelope, body maildrop.Body) (result string, err error) {
+	if err := s.owned(ctx, "shard.deliver"); err != nil {
+		return resultDeferred, err
+	}
+	if err := checkDelivery(envelope, body); err != nil {
+		return resultRejected, err
+	}
+	key := repeatKey(envelope.To, envelope.ID)
+	if s.known(key) {
+		return resultDuplicate, nil
+	}
+	class, err := s.keep(envelope.To, time.Now())
+	if err == nil {
+		err = s.store(ctx, &key, body, ledger.Delivery{
+			Mailbox: string(envelope.To), ID: envelope.ID, Class: uint8(class), Size: body.Size(), Wire: body.Wire(),
+		})
+	}
+	switch {
+	case err == nil:
+		return resultAccepted, nil
+	case maildrop.KindOf(err).Temporary():
+		return resultDeferred, err
+	}
+	return resultRejected, err
+}
+
+func checkDelivery(envelope maildrop.Envelope, body maildrop.Body) error {
+	err := error(nil)
+	switch {
+	case envelope.ID == maildrop.EnvelopeID{}:
+		err = errID
+	case body.Wire() > maxWire || body.Size() > body.Wire():
+		err = fmt.Errorf("%d octets, %d in wire form: %w", body.Size(), body.Wire(), errBody)
+	}
+	if err != nil {
+		return &maildrop.Error{Op: "shard.deliver", Kind: maildrop.Invalid, Err: err}
+	}
+	return nil
+}
+
+// store reads or uploads the body, then commits the delivery.
+func (s *Shard) store(ctx context.Context, key *delivery, body maildrop.Body, d ledger.Delivery) error {
+	inline := d.Wire <= ledger.MaxInline
+	octets := int64(requestOverhead)
+	if inline {
+		octets += int64(d.Wire)
+	}
+	if err := s.commits.reserve(octets); err != nil {
+		return err
+	}
+	r := &request{octets: octets, key: key}
+	var err error
+	if inline {
+		r.draft.Body, err = readBody(body)
+	} else {
+		d.Object, err = s.upload(ctx, body)
+	}
+	if err != nil {
+		s.commits.release(octets)
+		return err
+	}
+	d.Received = time.Now()
+	r.draft.Record = &d
+	return s.commits.commit(ctx, r)
+}
+
+// readBody reads a body whole. It must be as long as it says.
+func readBody(body maildrop.Body) ([]byte, error) {
+	r, err := body.Open()
+	if err != nil {
+		return nil, bodyError(err)
+	}
+	defer r.Close()
+	octets := make([]byte, body.Wire())
+	if _, err := io.ReadFull(r, octets); err != nil {
+		return nil, bodyError(err)
+	}
+	if n, err := r.Read(make([]byte, 1)); n > 0 {
+		return nil, &maildrop.Error{Op: "shard.body", Kind: maildrop.Invalid, Err: errBody}
+	} else if err != nil && !errors.Is(err, io.EOF) {
+		return nil, bodyError(err)
+	}
+	return octets, nil
+}
+
+// bodyError sorts what reading a body answered: its end is the caller's fault,
+// anything else that nobody classified passes.
+func bodyError(err error) error {
+	kind := maildrop.KindOf(err)
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		kind = maildrop.Invalid
+	case kind == maildrop.Internal:
+		kind = maildrop.Transient
+	}
+	return &maildrop.Error{Op: "shard.body", Kind: kind, Err: fmt.Errorf("%w: %w", errBody, err)}
+}
+
+// upload streams a large body into an object of its own.
+func (s *Shard) upload(ctx context.Context, body maildrop.Body) (object string, err error) {
+	select {
+	case s.uploads <- struct{}{}:
+		defer func() { <-s.uploads }()
+	case <-ctx.Done():
+		return "", &maildrop.Error{Op: "shard.upload", Kind: maildrop.Canceled, Err: ctx.Err()}
+	case <-s.done:
+		return "", &maildrop.Error{Op: "shard.upload", Kind: maildrop.NotOwner, Err: errStopped}
+	}
+	r, err := body.Open()
+	if err != nil {
+		return "", bodyError(err)
+	}
+	defer r.Close()
+	return s.ledger.PutBody(ctx, r, body.Wire())
+}

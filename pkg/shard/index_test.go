@@ -1,0 +1,119 @@
+package shard
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"runtime"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/postern-pop/postern/pkg/blob/blobtest"
+	"github.com/postern-pop/postern/pkg/ledger"
+	"github.com/postern-pop/postern/pkg/maildrop"
+	"github.com/postern-pop/postern/pkg/maildroptest"
+)
+
+// The index is what a node's memory is bought for.
+func TestMessagesAreSmall(t *testing.T) {
+	if size := unsafe.Sizeof(message{}); size != 32 {
+		t.Errorf("a message takes %d octets, must be 32", size)
+	}
+	if size := unsafe.Sizeof(record{}); size > 96 {
+		t.Errorf("a record takes %d octets, at most 96", size)
+	}
+}
+
+// filled makes a state of so many mailboxes with so many messages each.
+func filled(mailboxes, messages int) *state {
+	s, sequence := newState(), uint64(0)
+	apply := func(r ledger.Record) {
+		sequence++
+		if err := s.apply(ledger.Entry{Position: ledger.At(sequence, 0), Record: r}); err != nil {
+			panic(err)
+		}
+	}
+	now := time.Now()
+	address := func(i int) string { return fmt.Sprintf("firstname.lastname%d@customer%d.example", i, i%100) }
+	for i := range mailboxes {
+		sum := sha256.Sum256([]byte(address(i)))
+		apply(&ledger.Address{Address: address(i), Account: fmt.Sprint("customer", i%100), Time: now, Hash: "$argon2id$v=19$m=65536,t=3,p=4$" +
+			base64.RawStdEncoding.EncodeToString(sum[:16]) + "$" + base64.RawStdEncoding.EncodeToString(sum[:])})
+	}
+	for range messages {
+		for i := range mailboxes {
+			apply(&ledger.Delivery{Mailbox: address(i), Class: 1, Received: now, Size: 1000, Wire: 1000})
+		}
+	}
+	s.repeats = repeats{} // what comes in a day is another matter
+	return s
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// BenchmarkIndexMemory says what a mailbox and a message take in memory, all
+// maps and slack included.
+func BenchmarkIndexMemory(b *testing.B) {
+	const mailboxes, messages = 20_000, 20
+	for b.Loop() {
+		before := heap()
+		empty := filled(mailboxes, 0)
+		box := heap() - before
+		runtime.KeepAlive(empty)
+		empty = nil
+		before = heap()
+		full := filled(mailboxes, messages)
+		all := heap() - before
+		runtime.KeepAlive(full)
+		b.ReportMetric(float64(box)/mailboxes, "octets/mailbox")
+		b.ReportMetric(float64(all-box)/(mailboxes*messages), "octets/message")
+	}
+}
+
+// BenchmarkLogin is a cached login in a maildrop of 50,000 messages.
+func BenchmarkLogin(b *testing.B) {
+	s := open(b, testConfig(blobtest.NewMemory()))
+	user(b, s, anna)
+	s.mu.Lock()
+	for i := range 50_000 {
+		ok(b, s.state.apply(ledger.Entry{Position: ledger.At(1000+uint64(i), 0), Record: &ledger.Delivery{
+			Mailbox: string(anna), ID: maildrop.RandomID(), Class: 1, Received: time.Now(), Size: 1000, Wire: 1000}}))
+	}
+	s.mu.Unlock()
+	b.Run("Open", func(b *testing.B) {
+		for b.Loop() {
+			login(b, s, anna)
+		}
+	})
+	d := login(b, s, anna)
+	b.Run("List", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := d.List(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkDeliver is group commit without a disk: what it costs beside
+// storage.
+func BenchmarkDeliver(b *testing.B) {
+	s := open(b, testConfig(blobtest.NewMemory()))
+	user(b, s, anna)
+	body := maildroptest.Filled(20_000, 1)
+	b.SetParallelism(16)
+	b.ReportAllocs()
+	b.RunParallel(func(p *testing.PB) {
+		for p.Next() {
+			if err := s.Deliver(b.Context(), envelope(anna), body); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+}

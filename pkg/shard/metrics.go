@@ -1,0 +1,117 @@
+package shard
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics are those of all shards of a process. A nil Metrics counts nothing.
+type Metrics struct {
+	commits        *prometheus.CounterVec
+	commitDuration prometheus.Histogram
+	commitRecords  prometheus.Histogram
+	cacheRequests  *prometheus.CounterVec
+	cacheBytes     *prometheus.GaugeVec
+	cacheEvictions *prometheus.CounterVec
+	unflushed      prometheus.Gauge
+	replayed       prometheus.Counter
+	deliveries     *prometheus.CounterVec
+	deliveredBytes prometheus.Counter
+	messages       prometheus.Gauge
+	mailboxes      prometheus.Gauge
+}
+
+// bodyCache is the value of the label that metrics of caches have.
+const bodyCache = "body"
+
+// NewMetrics registers the metrics: once a registerer.
+func NewMetrics(r prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		commits: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_node_commits_total", Help: "Objects appended to ledgers by result: ok, fenced, broken, full, error."}, []string{"result"}),
+		commitDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "postern_node_commit_duration_seconds", Help: "Duration of appending one object to a ledger.",
+			Buckets: prometheus.ExponentialBuckets(.0005, 2, 16)}),
+		commitRecords: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "postern_node_commit_records", Help: "Records appended in one object.", Buckets: prometheus.ExponentialBuckets(1, 2, 13)}),
+		cacheRequests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_node_cache_requests_total", Help: "Cache lookups (cache: index, body) by result: hit, miss."}, []string{"cache", "result"}),
+		cacheBytes: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "postern_node_cache_bytes", Help: "Bytes held by the cache."}, []string{"cache"}),
+		cacheEvictions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_node_cache_evictions_total", Help: "Cache evictions."}, []string{"cache"}),
+		unflushed: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "postern_node_commit_queue_bytes", Help: "Bytes that wait to be appended, not acknowledged yet."}),
+		replayed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "postern_node_replay_records_total", Help: "Log records replayed while acquiring shards."}),
+		deliveries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_delivery_messages_total", Help: "Messages offered for delivery: accepted, rejected, deferred, duplicate."}, []string{"result"}),
+		deliveredBytes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "postern_delivery_accepted_bytes_total", Help: "Bytes of accepted messages."}),
+		messages: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "postern_node_index_messages", Help: "Messages in the index, removed and expired ones that sessions may hold included."}),
+		mailboxes: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "postern_node_index_mailboxes", Help: "Addresses in the index."}),
+	}
+	r.MustRegister(m.commits, m.commitDuration, m.commitRecords, m.cacheRequests, m.cacheBytes, m.cacheEvictions,
+		m.unflushed, m.replayed, m.deliveries, m.deliveredBytes, m.messages, m.mailboxes)
+	return m
+}
+
+func (m *Metrics) cacheAsked(hit bool) {
+	if m == nil {
+		return
+	}
+	result := "miss"
+	if hit {
+		result = "hit"
+	}
+	m.cacheRequests.WithLabelValues(bodyCache, result).Inc()
+}
+
+func (m *Metrics) cacheEvicted() {
+	if m != nil {
+		m.cacheEvictions.WithLabelValues(bodyCache).Inc()
+	}
+}
+
+func (m *Metrics) cacheHolds(octets int64) {
+	if m != nil {
+		m.cacheBytes.WithLabelValues(bodyCache).Add(float64(octets))
+	}
+}
+
+func (m *Metrics) queueHolds(octets int64) {
+	if m != nil {
+		m.unflushed.Add(float64(octets))
+	}
+}
+
+func (m *Metrics) committed(result string, records int, took time.Duration) {
+	if m != nil {
+		m.commits.WithLabelValues(result).Inc()
+		m.commitRecords.Observe(float64(records))
+		m.commitDuration.Observe(took.Seconds())
+	}
+}
+
+func (m *Metrics) delivered(result string, octets uint64) {
+	if m != nil {
+		m.deliveries.WithLabelValues(result).Inc()
+		m.deliveredBytes.Add(float64(octets))
+	}
+}
+
+func (m *Metrics) replay(records uint64) {
+	if m != nil {
+		m.replayed.Add(float64(records))
+	}
+}
+
+func (m *Metrics) index(messages, mailboxes int) {
+	if m != nil {
+		m.messages.Add(float64(messages))
+		m.mailboxes.Add(float64(mailboxes))
+	}
+}

@@ -1,0 +1,301 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/postern-pop/postern/pkg/ledger"
+	"github.com/postern-pop/postern/pkg/maildrop"
+	"github.com/postern-pop/postern/pkg/policy"
+)
+
+var (
+	errUID    = errors.New("the unique-id isn't in the snapshot")
+	errMany   = errors.New("more messages than one removal can name")
+	errOffset = errors.New("the offset is behind the message's end")
+)
+
+// Open verifies the user and takes a snapshot of his maildrop.
+func (s *Shard) Open(ctx context.Context, login maildrop.Login) (maildrop.Drop, error) {
+	const op = "shard.open"
+	if err := s.owned(ctx, op); err != nil {
+		return nil, err
+	}
+	r, err := s.verify(ctx, login)
+	if err != nil {
+		return nil, failed(op, err)
+	}
+	now := time.Now()
+	class, err := s.admit(login, r, now)
+	if err != nil {
+		return nil, failed(op, err)
+	}
+	if err := s.owned(ctx, op); err != nil { // verifying takes a while
+		return nil, err
+	}
+	return s.snapshot(login.Address, r, class, now), nil
+}
+
+// verify checks the password. Whatever is missing (address, credentials,
+// domain), the same work is done for nobody's password.
+func (s *Shard) verify(ctx context.Context, login maildrop.Login) (*record, error) {
+	r := s.record(login.Address)
+	if r != nil && r.primary() != "" {
+		return nil, &maildrop.Error{Op: "shard.verify", Kind: maildrop.Alias, Primary: r.primary()}
+	}
+	_, _, known := s.config.Rules.Domain(login.Address.Domain())
+	hash := ""
+	if r != nil && known {
+		hash = r.credential.hash()
+	}
+	if err := s.config.Verify(ctx, login.Address, hash, login.Password); err != nil {
+		return nil, err
+	}
+	// The record may have changed meanwhile; what was verified must still stand.
+	now := s.record(login.Address)
+	if hash == "" || now == nil || now.credentials != r.credentials {
+		return nil, &maildrop.Error{Op: "shard.verify", Kind: maildrop.Denied, Reason: maildrop.ReasonCredentials}
+	}
+	return now, nil
+}
+
+// admit asks the policy about a user whose password was right.
+func (s *Shard) admit(login maildrop.Login, r *record, now time.Time) (maildrop.Class, error) {
+	domain, account, ok := s.config.Rules.Domain(login.Address.Domain())
+	if !ok {
+		return 0, &maildrop.Error{Op: "shard.admit", Kind: maildrop.Denied, Reason: maildrop.ReasonCredentials}
+	}
+	if !policy.Permitted(account, login.Remote) {
+		return 0, &maildrop.Error{Op: "shard.admit", Kind: maildrop.Denied, Reason: maildrop.ReasonNetwork, Text: policy.TextNetwork}
+	}
+	decision := policy.Decide(account, domain, r.full(login.Address), now)
+	if decision.Class == maildrop.ClassNone {
+		return 0, &maildrop.Error{Op: "shard.admit", Kind: maildrop.Denied, Reason: decision.Reason, Text: decision.Text}
+	}
+	return decision.Class, nil
+}
+
+func (s *Shard) snapshot(address maildrop.Address, r *record, class maildrop.Class, now time.Time) *drop {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	d := &drop{shard: s, claims: claims{snapshot: s.state.snapshot(address, now), credentials: r.credentials}.renewed(now)}
+	d.info = maildrop.Info{Address: address, Class: class, Region: s.config.Region, Node: s.config.Node}
+	d.info.Count, d.info.Octets = s.state.sum(d.claims.snapshot)
+	return d
+}
+
+// Resume goes on with a session of this shard's ledger, whoever owned it then.
+func (s *Shard) Resume(ctx context.Context, info maildrop.Info, token []byte) (maildrop.Drop, error) {
+	const op = "shard.resume"
+	if err := s.owned(ctx, op); err != nil {
+		return nil, err
+	}
+	c, err := parseToken(s.ledger.Secret(), token)
+	if err == nil && c.address != info.Address {
+		err = errToken
+	}
+	if err != nil {
+		return nil, &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: err}
+	}
+	info.Region, info.Node = s.config.Region, s.config.Node
+	return &drop{shard: s, claims: c, info: info}, nil
+}
+
+// drop is one session's view: claims, and the shard that they are held against.
+type drop struct {
+	shard  *Shard
+	claims claims
+	info   maildrop.Info
+}
+
+// Info is what Open answered with.
+func (d *drop) Info() maildrop.Info { return d.info }
+
+// Token is what Resume needs.
+func (d *drop) Token() []byte { return d.claims.token(d.shard.ledger.Secret()) }
+
+// Close ends the use of the drop. It holds nothing.
+func (d *drop) Close() error { return nil }
+
+// usable is the first question of every call: does the shard still own the
+// mailbox, and do the claims still count.
+func (d *drop) usable(ctx context.Context, op string) error {
+	if err := d.shard.owned(ctx, op); err != nil {
+		return err
+	}
+	if !d.claims.valid(time.Now()) {
+		return &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: errExpired}
+	}
+	return nil
+}
+
+// List returns the snapshot's messages in order of arrival.
+func (d *drop) List(ctx context.Context) ([]maildrop.Entry, error) {
+	if err := d.usable(ctx, "shard.list"); err != nil {
+		return nil, err
+	}
+	d.shard.mu.RLock()
+	defer d.shard.mu.RUnlock()
+	return d.shard.state.list(d.claims.snapshot), nil
+}
+
+// Check asks whether the session may go on, and renews its token. The password
+// isn't asked for again: that the credentials are still those of the login is.
+func (d *drop) Check(ctx context.Context) error {
+	const op = "shard.check"
+	if err := d.usable(ctx, op); err != nil {
+		return err
+	}
+	now := time.Now()
+	r := d.shard.record(d.claims.address)
+	if r == nil || r.credentials != d.claims.credentials {
+		return &maildrop.Error{Op: op, Kind: maildrop.Denied, Reason: maildrop.ReasonChanged, Text: textChanged}
+	}
+	domain, account, ok := d.shard.config.Rules.Domain(d.claims.address.Domain())
+	if !ok {
+		return &maildrop.Error{Op: op, Kind: maildrop.Denied, Reason: maildrop.ReasonChanged, Text: textChanged}
+	}
+	if decision := policy.Decide(account, domain, r.full(d.claims.address), now); decision.Class == maildrop.ClassNone {
+		return &maildrop.Error{Op: op, Kind: maildrop.Denied, Reason: decision.Reason, Text: decision.Text}
+	}
+	d.claims = d.claims.renewed(now)
+	return nil
+}
+
+const textChanged = "your login data has changed; log in again"
+
+// Remove removes messages of the snapshot: all of them, or none.
+func (d *drop) Remove(ctx context.Context, uids []maildrop.UID) error {
+	const op = "shard.remove"
+	if err := d.usable(ctx, op); err != nil {
+		return err
+	}
+	positions, err := d.toRemove(uids)
+	if err != nil {
+		return &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: err}
+	}
+	if len(positions) == 0 {
+		return nil
+	}
+	return failed(op, d.shard.write(ctx, &ledger.Removal{
+		Mailbox: string(d.claims.address), Messages: positions, Time: time.Now(),
+	}, 8*int64(len(positions))))
+}
+
+// toRemove finds the messages' positions. Those that are gone already are left
+// out.
+func (d *drop) toRemove(uids []maildrop.UID) ([]ledger.Position, error) {
+	s := d.shard
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	positions := make([]ledger.Position, 0, len(uids))
+	for _, uid := range uids {
+		m := s.state.find(d.claims.snapshot, uid)
+		if m == nil {
+			return nil, errUID
+		}
+		if m.flags&flagRemoved == 0 {
+			positions = append(positions, m.position)
+		}
+	}
+	slices.Sort(positions)
+	positions = slices.Compact(positions)
+	if len(positions) > ledger.MaxMessages {
+		return nil, errMany
+	}
+	return positions, nil
+}
+
+// Read streams a message of the snapshot in wire form from an offset.
+func (d *drop) Read(ctx context.Context, uid maildrop.UID, offset uint64, w io.Writer) (uint64, error) {
+	const op = "shard.read"
+	if err := d.usable(ctx, op); err != nil {
+		return 0, err
+	}
+	m, object, ok := d.message(uid)
+	if !ok {
+		return 0, &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: errUID}
+	}
+	if offset > uint64(m.wire) {
+		return 0, &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: errOffset}
+	}
+	if offset == uint64(m.wire) {
+		return 0, nil
+	}
+	if object != "" {
+		n, err := d.shard.readObject(ctx, m, object, offset, w)
+		return n, failed(op, err)
+	}
+	n, err := d.shard.readInline(ctx, m, offset, w)
+	return n, failed(op, err)
+}
+
+// message finds a message and, for a large one, its body's object.
+func (d *drop) message(uid maildrop.UID) (m message, object string, ok bool) {
+	s := d.shard
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	found := s.state.find(d.claims.snapshot, uid)
+	if found == nil {
+		return message{}, "", false
+	}
+	return *found, s.state.objects[found.position], true
+}
+
+func (s *Shard) readInline(ctx context.Context, m message, offset uint64, w io.Writer) (uint64, error) {
+	body, hit := s.cache.body(m.position)
+	if !hit {
+		var err error
+		if body, err = s.ledger.Inline(ctx, m.position, m.offset, uint64(m.wire), m.checksum); err != nil {
+			return 0, err
+		}
+	}
+	return write(w, body[offset:])
+}
+
+// readChunk is how many octets of a large message are read before they are
+// written: a block of the ledger's.
+const readChunk = 256 << 10
+
+func (s *Shard) readObject(ctx context.Context, m message, object string, offset uint64, w io.Writer) (uint64, error) {
+	r, err := s.ledger.OpenBody(ctx, object, uint64(m.wire), offset)
+	if err != nil {
+		return 0, err
+	}
+	defer r.Close()
+	buffer := make([]byte, min(readChunk, uint64(m.wire)-offset))
+	sum := uint64(0)
+	for {
+		n, err := r.Read(buffer)
+		written, failure := write(w, buffer[:n])
+		sum += written
+		switch {
+		case failure != nil:
+			return sum, failure
+		case errors.Is(err, io.EOF):
+			return sum, nil
+		case err != nil:
+			return sum, err
+		}
+	}
+}
+
+// write passes octets on. The writer's error is Canceled: nobody takes the
+// message any more.
+func write(w io.Writer, octets []byte) (uint64, error) {
+	if len(octets) == 0 {
+		return 0, nil
+	}
+	n, err := w.Write(octets)
+	if err == nil && n < len(octets) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		return uint64(n), &maildrop.Error{Op: "shard.write", Kind: maildrop.Canceled, Err: fmt.Errorf("the reader left: %w", err)}
+	}
+	return uint64(n), nil
+}

@@ -1,0 +1,102 @@
+package shard
+
+import (
+	"encoding/base32"
+	"encoding/binary"
+	"time"
+
+	"github.com/postern-pop/postern/pkg/ledger"
+	"github.com/postern-pop/postern/pkg/maildrop"
+)
+
+// snapshot is what one session sees of a mailbox: the messages that stood at a
+// position of the ledger and had not expired when it was opened. Whoever has
+// the ledger can work it out again, so it outlives its shard's owner.
+type snapshot struct {
+	address  maildrop.Address
+	position ledger.Position
+	opened   int64 // Unix time in seconds
+}
+
+func (s *state) snapshot(address maildrop.Address, now time.Time) snapshot {
+	return snapshot{address: address, position: s.last, opened: now.Unix()}
+}
+
+// holds reports whether the message is in the snapshot.
+func (s *state) holds(snap snapshot, m *message) bool {
+	if m.position > snap.position || m.expires() <= snap.opened {
+		return false
+	}
+	return m.flags&flagRemoved == 0 || s.removals[m.position].at > snap.position
+}
+
+// each calls f with the snapshot's messages in order of arrival.
+func (s *state) each(snap snapshot, f func(*message)) {
+	box := s.mailboxes[snap.address]
+	if box == nil {
+		return
+	}
+	for i := range box.messages {
+		if m := &box.messages[i]; s.holds(snap, m) {
+			f(m)
+		}
+	}
+}
+
+// sum counts the snapshot's messages and their octets.
+func (s *state) sum(snap snapshot) (count int, octets uint64) {
+	s.each(snap, func(m *message) {
+		count++
+		octets += uint64(m.size)
+	})
+	return count, octets
+}
+
+// list is the snapshot's listing.
+func (s *state) list(snap snapshot) []maildrop.Entry {
+	count, _ := s.sum(snap)
+	entries := make([]maildrop.Entry, 0, count)
+	s.each(snap, func(m *message) {
+		entries = append(entries, maildrop.Entry{UID: s.uid(m), Size: uint64(m.size)})
+	})
+	return entries
+}
+
+// find finds the snapshot's message of a unique-id, or nil.
+func (s *state) find(snap snapshot, uid maildrop.UID) *message {
+	box := s.mailboxes[snap.address]
+	position, ok := s.imported[importedUID{snap.address, uid}]
+	if !ok {
+		position, ok = s.minted(uid)
+	}
+	if box == nil || !ok {
+		return nil
+	}
+	m := box.message(position)
+	if m == nil || !s.holds(snap, m) || s.uid(m) != uid {
+		return nil
+	}
+	return m
+}
+
+// uid is the message's unique-id.
+func (s *state) uid(m *message) maildrop.UID {
+	if m.flags&flagImported != 0 {
+		return s.uids[m.position]
+	}
+	return maildrop.UID(ledger.UID(s.identity, m.position))
+}
+
+// mintedEncoding is what ledger.UID writes: RFC 4648 section 7 in lower case.
+var mintedEncoding = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadding(base32.NoPadding)
+
+// minted reads the position out of a unique-id of this ledger. Whether there
+// is such a message is another question.
+func (s *state) minted(uid maildrop.UID) (ledger.Position, bool) {
+	raw, err := mintedEncoding.DecodeString(string(uid))
+	if err != nil || len(raw) != 4+5+2 || binary.BigEndian.Uint32(raw) != s.identity {
+		return 0, false
+	}
+	sequence := uint64(raw[4])<<32 | uint64(binary.BigEndian.Uint32(raw[5:]))
+	return ledger.At(sequence, binary.BigEndian.Uint16(raw[9:])), true
+}

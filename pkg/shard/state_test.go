@@ -1,0 +1,405 @@
+package shard
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/postern-pop/postern/pkg/blob/blobtest"
+	"github.com/postern-pop/postern/pkg/ledger"
+	"github.com/postern-pop/postern/pkg/maildrop"
+)
+
+// machine drives a state through a real ledger and holds it against a model
+// that a person can check: lists of messages, copied wherever the state works
+// something out.
+type machine struct {
+	ctx    context.Context
+	store  *blobtest.Memory
+	ledger *ledger.Ledger
+	state  *state
+	now    time.Time
+
+	boxes    map[maildrop.Address][]*modelMessage
+	exists   map[maildrop.Address]bool
+	recent   map[delivery]time.Time
+	sessions []modelSession
+	uids     map[maildrop.UID]*modelMessage // of all times
+	serial   int
+}
+
+type modelMessage struct {
+	uid     maildrop.UID
+	size    uint64
+	expires time.Time
+	removed bool
+}
+
+type modelSession struct {
+	claims claims
+	list   []maildrop.Entry
+}
+
+func (m *machine) reopen(t *rapid.T) {
+	m.state = newState()
+	var err error
+	m.ledger, err = ledger.Open(m.ctx, ledger.Config{Store: m.store, Prefix: "eu/shard-0001", Owner: "test"}, m.state.apply)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (m *machine) append(t *rapid.T, drafts ...ledger.Draft) []ledger.Entry {
+	entries, err := m.ledger.Append(m.ctx, drafts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if err := m.state.apply(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return entries
+}
+
+var machineAddresses = []maildrop.Address{"anna@local.example", "ben@local.example", "carl@local.example"}
+
+func drawAddress(t *rapid.T) maildrop.Address {
+	return rapid.SampledFrom(machineAddresses).Draw(t, "address")
+}
+
+// Deliver delivers up to three messages in one object, repetitions among them.
+func (m *machine) Deliver(t *rapid.T) {
+	var drafts []ledger.Draft
+	var boxes []maildrop.Address
+	for range rapid.IntRange(1, 3).Draw(t, "messages") {
+		address, id := drawAddress(t), [16]byte{rapid.ByteMax(40).Draw(t, "id")}
+		key := repeatKey(address, id)
+		last, repeated := m.recent[key]
+		repeated = repeated && m.now.Sub(last) < 24*time.Hour
+		if got := m.state.repeats.has(key, seconds(m.now)); got != repeated && !slices.Contains(boxes, address) {
+			t.Fatalf("the delivery is a repetition: %v, want %v", got, repeated)
+		}
+		if repeated {
+			continue
+		}
+		m.recent[key] = m.now
+		m.serial++
+		body := []byte(strings.Repeat("x", m.serial%50) + "\r\n")
+		d := &ledger.Delivery{
+			Mailbox: string(address), ID: id, Class: uint8(rapid.IntRange(1, 2).Draw(t, "class")),
+			Received: m.now, Size: uint64(len(body)), Wire: uint64(len(body)),
+		}
+		if rapid.IntRange(0, 9).Draw(t, "imported") == 0 {
+			d.UID = fmt.Sprintf("imported-%d", m.serial)
+		}
+		drafts, boxes = append(drafts, ledger.Draft{Record: d, Body: body}), append(boxes, address)
+	}
+	for i, e := range m.append(t, drafts...) {
+		m.delivered(t, boxes[i], e)
+	}
+}
+
+func (m *machine) delivered(t *rapid.T, address maildrop.Address, e ledger.Entry) {
+	d := e.Record.(*ledger.Delivery)
+	uid := maildrop.UID(d.UID)
+	if uid == "" {
+		uid = maildrop.UID(ledger.UID(m.ledger.Identity(), e.Position))
+	}
+	message := &modelMessage{uid: uid, size: d.Size, expires: m.now.Add(maildrop.Class(d.Class).Retention())}
+	if m.uids[uid] != nil {
+		t.Fatalf("unique-id %s was used before", uid)
+	}
+	m.uids[uid] = message
+	m.boxes[address] = append(m.boxes[address], message)
+}
+
+func (m *machine) expect(address maildrop.Address) (list []maildrop.Entry) {
+	for _, message := range m.boxes[address] {
+		if !message.removed && message.expires.After(m.now) {
+			list = append(list, maildrop.Entry{UID: message.uid, Size: message.size})
+		}
+	}
+	return list
+}
+
+// Open begins a session.
+func (m *machine) Open(t *rapid.T) {
+	address := drawAddress(t)
+	c := claims{snapshot: m.state.snapshot(address, m.now)}.renewed(m.now)
+	m.sessions = append(m.sessions, modelSession{claims: c, list: m.expect(address)})
+}
+
+// Remove removes some messages of a session, also ones that are gone already.
+func (m *machine) Remove(t *rapid.T) {
+	if len(m.sessions) == 0 {
+		t.Skip("no session")
+	}
+	session := rapid.SampledFrom(m.sessions).Draw(t, "session")
+	removal := &ledger.Removal{Mailbox: string(session.claims.address), Time: m.now}
+	for _, e := range session.list {
+		if rapid.Bool().Draw(t, "this one") {
+			removal.Messages = append(removal.Messages, m.state.find(session.claims.snapshot, e.UID).position)
+			m.uids[e.UID].removed = true
+		}
+	}
+	if len(removal.Messages) > 0 {
+		m.append(t, ledger.Draft{Record: removal})
+	}
+}
+
+// Put writes or removes an address.
+func (m *machine) Put(t *rapid.T) {
+	address := drawAddress(t)
+	m.exists[address] = rapid.Bool().Draw(t, "exists")
+	m.append(t, ledger.Draft{Record: &ledger.Address{Address: string(address), Removed: !m.exists[address], Account: "customer", Time: m.now}})
+}
+
+// Wait lets time pass; sessions end by themselves.
+func (m *machine) Wait(t *rapid.T) {
+	m.now = m.now.Add(rapid.SampledFrom([]time.Duration{
+		time.Second, time.Hour, 3 * time.Hour, 24*time.Hour - time.Second, 24 * time.Hour, 5 * 24 * time.Hour, 31 * 24 * time.Hour,
+	}).Draw(t, "time"))
+	m.sessions = slices.DeleteFunc(m.sessions, func(s modelSession) bool { return !s.claims.valid(m.now) })
+}
+
+// Check is a session's: it renews it.
+func (m *machine) Check(t *rapid.T) {
+	if len(m.sessions) == 0 {
+		t.Skip("no session")
+	}
+	i := rapid.IntRange(0, len(m.sessions)-1).Draw(t, "session")
+	m.sessions[i].claims = m.sessions[i].claims.renewed(m.now)
+}
+
+// Purge forgets what nobody can see.
+func (m *machine) Purge(*rapid.T) {
+	for _, address := range slices.Collect(maps.Keys(m.state.mailboxes)) {
+		m.state.purge(address, m.now)
+	}
+	m.state.repeats.turn(seconds(m.now))
+}
+
+// Reopen is a crash and a new owner.
+func (m *machine) Reopen(t *rapid.T) { m.reopen(t) }
+
+// verify compares all that can be seen.
+func (m *machine) verify(t *rapid.T) {
+	addresses, messages := 0, 0
+	for _, address := range machineAddresses {
+		snap := m.state.snapshot(address, m.now)
+		m.same(t, "a new session", snap, m.expect(address))
+		if (m.state.record(address) != nil) != m.exists[address] {
+			t.Fatalf("%s exists: %v, want %v", address, !m.exists[address], m.exists[address])
+		}
+		if m.exists[address] {
+			addresses++
+		}
+		if box := m.state.mailboxes[address]; box != nil {
+			messages += len(box.messages)
+		}
+	}
+	for _, session := range m.sessions {
+		m.same(t, "an open session", session.claims.snapshot, session.list)
+	}
+	if m.state.addresses != addresses || m.state.messages != messages {
+		t.Fatalf("%d addresses and %d messages are counted, want %d and %d", m.state.addresses, m.state.messages, addresses, messages)
+	}
+}
+
+func (m *machine) same(t *rapid.T, what string, snap snapshot, want []maildrop.Entry) {
+	if got := m.state.list(snap); !slices.Equal(got, want) {
+		t.Fatalf("%s of %s lists %v, want %v", what, snap.address, got, want)
+	}
+	octets := uint64(0)
+	for _, e := range want {
+		octets += e.Size
+		if found := m.state.find(snap, e.UID); found == nil || m.state.uid(found) != e.UID {
+			t.Fatalf("%s of %s doesn't find %s", what, snap.address, e.UID)
+		}
+	}
+	if n, sum := m.state.sum(snap); n != len(want) || sum != octets {
+		t.Fatalf("%s of %s sums up to %d messages, %d octets; want %d, %d", what, snap.address, n, sum, len(want), octets)
+	}
+	for uid := range m.uids {
+		if m.state.find(snap, uid) != nil && !slices.ContainsFunc(want, func(e maildrop.Entry) bool { return e.UID == uid }) {
+			t.Fatalf("%s of %s finds %s, which isn't in it", what, snap.address, uid)
+		}
+	}
+}
+
+func TestStateIsTheModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := &machine{
+			ctx: context.Background(), store: blobtest.NewMemory(), now: time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC),
+			boxes: make(map[maildrop.Address][]*modelMessage), exists: make(map[maildrop.Address]bool),
+			recent: make(map[delivery]time.Time), uids: make(map[maildrop.UID]*modelMessage),
+		}
+		m.reopen(t)
+		t.Repeat(map[string]func(*rapid.T){
+			"deliver": m.Deliver, "deliver again": m.Deliver, "open": m.Open, "remove": m.Remove, "put": m.Put, "wait": m.Wait,
+			"check": m.Check, "purge": m.Purge, "reopen": m.Reopen, "": m.verify,
+		})
+	})
+}
+
+// Memory goes back when nothing can be seen any more.
+func TestPurgeForgetsEverything(t *testing.T) {
+	s := newState()
+	now := time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC)
+	for i := range uint64(10) {
+		ok(t, s.apply(ledger.Entry{Position: ledger.At(i+1, 0), Record: &ledger.Delivery{
+			Mailbox: string(anna), UID: fmt.Sprint("uid", i), ID: [16]byte{byte(i)}, Class: 2, Received: now, Size: 1, Wire: 1, Object: "large"}}))
+	}
+	ok(t, s.apply(ledger.Entry{Position: ledger.At(11, 0), Record: &ledger.Removal{Mailbox: string(anna), Messages: []ledger.Position{ledger.At(3, 0)}, Time: now}}))
+	for _, c := range []struct {
+		after time.Duration
+		dead  int
+	}{
+		{24*time.Hour - time.Second, 0}, {24 * time.Hour, 1}, {6*24*time.Hour - time.Second, 0}, {6 * 24 * time.Hour, 9},
+	} {
+		if got := s.purge(anna, now.Add(c.after)); got != c.dead {
+			t.Errorf("after %v %d messages are forgotten, want %d", c.after, got, c.dead)
+		}
+	}
+	s.repeats.turn(seconds(now.Add(49 * time.Hour)))
+	if left := len(s.mailboxes) + len(s.removals) + len(s.objects) + len(s.uids) + len(s.imported) + len(s.repeats.young) + len(s.repeats.old) + s.messages; left != 0 {
+		t.Errorf("%d things are left: %+v", left, s)
+	}
+}
+
+func TestStateRefusesWhatItCantBe(t *testing.T) {
+	fine := func() *ledger.Delivery {
+		return &ledger.Delivery{Mailbox: string(anna), Class: 1, Received: time.Now(), Size: 1, Wire: 1}
+	}
+	for name, c := range map[string]struct {
+		position ledger.Position
+		change   func(*ledger.Delivery)
+	}{
+		"an old position":  {ledger.At(5, 0), func(*ledger.Delivery) {}},
+		"no class":         {ledger.At(6, 0), func(d *ledger.Delivery) { d.Class = 0 }},
+		"an unknown class": {ledger.At(6, 0), func(d *ledger.Delivery) { d.Class = 9 }},
+		"too large":        {ledger.At(6, 0), func(d *ledger.Delivery) { d.Wire = 1 << 32 }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newState()
+			ok(t, s.apply(ledger.Entry{Position: ledger.At(5, 0), Record: fine()}))
+			bad := fine()
+			c.change(bad)
+			if err := s.apply(ledger.Entry{Position: c.position, Record: bad}); err == nil {
+				t.Error("taken")
+			}
+			if s.last != ledger.At(5, 0) || s.messages != 1 {
+				t.Errorf("it changed the state: %+v", s)
+			}
+		})
+	}
+}
+
+// The exact rule about repetitions, against a list of all of them.
+func TestRepeatsModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var r repeats
+		model := make(map[delivery]uint32)
+		now := uint32(1_800_000_000)
+		t.Repeat(map[string]func(*rapid.T){
+			"wait": func(t *rapid.T) { now += rapid.Uint32Range(0, 40*3600).Draw(t, "seconds") },
+			"add": func(t *rapid.T) {
+				key := delivery{rapid.ByteMax(20).Draw(t, "key")}
+				r.add(key, now)
+				model[key] = now
+			},
+			"turn": func(*rapid.T) { r.turn(now) },
+			"": func(t *rapid.T) {
+				for b := range byte(21) {
+					came, known := model[delivery{b}]
+					if want := known && now-came < windowSeconds; r.has(delivery{b}, now) != want {
+						t.Fatalf("delivery %d is known: %v, want %v", b, !want, want)
+					}
+				}
+			},
+		})
+	})
+}
+
+// Whatever text is packed comes out again, and hashes of ours are packed.
+func TestCredentialsArePackedWithoutLoss(t *testing.T) {
+	texts := newState()
+	const ours = "$argon2id$v=19$m=65536,t=3,p=4$"
+	rapid.Check(t, func(t *rapid.T) {
+		salt, tag := rapid.SliceOfN(rapid.Byte(), 15, 17).Draw(t, "salt"), rapid.SliceOfN(rapid.Byte(), 31, 33).Draw(t, "tag")
+		hash := ours + base64.RawStdEncoding.EncodeToString(salt) + "$" + base64.RawStdEncoding.EncodeToString(tag)
+		packed := packCredential(hash, texts.text)
+		if packed.hash() != hash {
+			t.Fatalf("%q became %q", hash, packed.hash())
+		}
+		if packed.packed != (len(salt) == packedSalt && len(tag) == packedTag) {
+			t.Fatalf("%q is packed: %v", hash, packed.packed)
+		}
+		odd := rapid.StringOfN(rapid.RuneFrom([]rune("$Aa0/+\r\n=")), 0, 80, -1).Draw(t, "odd")
+		if c := packCredential(odd, texts.text); c.hash() != odd || c.empty() != (odd == "") {
+			t.Fatalf("%q became %q", odd, c.hash())
+		}
+		// The right length and separators, and any text between.
+		near := "$" + rapid.StringOfN(rapid.RuneFrom([]rune("Aa0/+\r\n=")), saltText, saltText, -1).Draw(t, "near") + "$" + strings.Repeat("A", tagText)
+		if c := packCredential(near, texts.text); c.hash() != near {
+			t.Fatalf("%q became %q", near, c.hash())
+		}
+	})
+}
+
+func TestMintedUIDsAreReadBack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := &state{identity: rapid.Uint32().Draw(t, "identity")}
+		position := ledger.At(rapid.Uint64Range(1, ledger.MaxSequence).Draw(t, "sequence"), rapid.Uint16().Draw(t, "index"))
+		if got, read := s.minted(maildrop.UID(ledger.UID(s.identity, position))); !read || got != position {
+			t.Fatalf("%v became %v (%v)", position, got, read)
+		}
+		if _, read := s.minted(maildrop.UID(ledger.UID(s.identity+1, position))); read {
+			t.Fatal("another ledger's is taken")
+		}
+	})
+}
+
+func TestToken(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		secret, other := [32]byte{1}, [32]byte{2}
+		c := claims{
+			snapshot: snapshot{
+				address:  maildrop.Address(rapid.StringOfN(rapid.Rune(), 3, 60, -1).Draw(t, "address")),
+				position: ledger.Position(rapid.Uint64().Draw(t, "position")), opened: rapid.Int64().Draw(t, "opened"),
+			},
+			credentials: ledger.Position(rapid.Uint64().Draw(t, "credentials")), expires: rapid.Int64().Draw(t, "expires"),
+		}
+		token := c.token(secret)
+		if got, err := parseToken(secret, token); err != nil || got != c {
+			t.Fatalf("%+v became %+v, %v", c, got, err)
+		}
+		if _, err := parseToken(other, token); err == nil {
+			t.Fatal("another ledger's secret opens it")
+		}
+		token[rapid.IntRange(0, len(token)-1).Draw(t, "octet")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
+		if _, err := parseToken(secret, token); err == nil {
+			t.Fatal("a changed token is taken")
+		}
+	})
+}
+
+func FuzzParseToken(f *testing.F) {
+	secret := [32]byte{1}
+	f.Add(claims{snapshot: snapshot{address: anna, position: 1 << 16, opened: 1}, expires: 2}.token(secret))
+	f.Add([]byte{tokenVersion})
+	f.Fuzz(func(t *testing.T, token []byte) {
+		c, err := parseToken(secret, token)
+		if err == nil && string(c.token(secret)) != string(token) {
+			t.Fatalf("%x has two spellings", token)
+		}
+	})
+}
