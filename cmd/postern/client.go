@@ -38,7 +38,7 @@ type operator struct {
 }
 
 // AfterApply gives the subcommand's Run its client.
-func (o *operator) AfterApply(k *kong.Context) error {
+func (o *operator) AfterApply(k *kong.Context) error { //nolint:unparam // kong's form
 	k.Bind(&client{operator: *o, in: os.Stdin, out: k.Stdout})
 	return nil
 }

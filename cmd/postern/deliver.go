@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 
+	"github.com/alecthomas/kong"
+
 	"github.com/postern-pop/postern/pkg/mailclient"
 )
 
@@ -23,7 +25,7 @@ type deliverCmd struct {
 const maxDelivery = 1 << 30
 
 // Run delivers, and says which recipients have it.
-func (c *deliverCmd) Run(ctx context.Context) error {
+func (c *deliverCmd) Run(ctx context.Context, k *kong.Kong) error {
 	message, err := c.read()
 	if err != nil {
 		return err
@@ -31,8 +33,8 @@ func (c *deliverCmd) Run(ctx context.Context) error {
 	if err := deliver(ctx, c.LMTP, c.From, c.To, crlf(message)); err != nil {
 		return err
 	}
-	fmt.Println("delivered")
-	return nil
+	_, err = fmt.Fprintln(k.Stdout, "delivered")
+	return err
 }
 
 func (c *deliverCmd) read() ([]byte, error) {
@@ -71,7 +73,7 @@ func deliver(ctx context.Context, lmtp, from string, to []string, message []byte
 	}
 	for i, verdict := range verdicts {
 		if verdict != nil {
-			err = errors.Join(err, fmt.Errorf("%s: %w", to[i], verdict))
+			err = errors.Join(err, fmt.Errorf("%s: %w", to[i], verdict)) //nolint:gosec // one verdict for each recipient
 		}
 	}
 	return errors.Join(err, client.Quit())

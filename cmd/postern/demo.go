@@ -53,7 +53,7 @@ func (c *demoCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := layout.checkPorts(); err != nil {
+	if err := layout.checkPorts(ctx); err != nil {
 		return err
 	}
 	// One that was killed has left it behind.
@@ -137,7 +137,7 @@ func writeYAML(file string, what any) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(file, text, 0o600)
+	return writeFile(file, text)
 }
 
 // demo is a demo that runs.
@@ -171,7 +171,7 @@ func (d *demo) start(ctx context.Context, p *run.Process, restart bool, log *slo
 	nursery := newNursery(d.binary, d.out.printf)
 	nursery.changed = d.rewrite
 	p.OnStop("nursery", func(context.Context) error { nursery.close(); return nil })
-	p.Go("processes", nursery.oversee)
+	p.Go(ctx, "processes", nursery.oversee)
 	if err := d.raise(ctx, p, nursery); err != nil {
 		return err
 	}
@@ -195,8 +195,8 @@ func (d *demo) start(ctx context.Context, p *run.Process, restart bool, log *slo
 // groups: the doors to the world first, then what they stand on.
 func (d *demo) raise(ctx context.Context, p *run.Process, n *nursery) error {
 	var nodes, doors []*child
-	nodesLive, stopNodes := context.WithCancel(context.Background())
-	doorsLive, stopDoors := context.WithCancel(context.Background())
+	nodesLive, stopNodes := context.WithCancel(context.WithoutCancel(ctx))
+	doorsLive, stopDoors := context.WithCancel(context.WithoutCancel(ctx))
 	group, waiting := errgroup.WithContext(ctx)
 	var failed error
 	for _, process := range d.layout.all() {
@@ -238,7 +238,7 @@ func (l *demoLayout) all() []*demoProcess {
 
 // ready writes and prints what there is, until the demo stops.
 func (d *demo) ready(p *run.Process, users []demoUser) error {
-	var gateways []string
+	gateways := make([]string, 0, len(d.layout.regions))
 	for _, r := range d.layout.regions {
 		gateways = append(gateways, string(r.Gateway))
 	}

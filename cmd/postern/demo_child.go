@@ -112,8 +112,8 @@ func (n *nursery) start(c *child) error {
 	if err != nil {
 		return err
 	}
-	defer log.Close() // the process has its own copy
-	cmd := exec.Command(n.binary, c.config.Role, "--config", c.file)
+	defer log.Close()                                                // the process has its own copy
+	cmd := exec.Command(n.binary, c.config.Role, "--config", c.file) //nolint:noctx // release ends it, in order; a context would kill it
 	cmd.Stdout, cmd.Stderr = log, log
 	// A process group of its own: Ctrl-C is for the demo, which stops in order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -131,7 +131,7 @@ func (n *nursery) start(c *child) error {
 // watch waits for the end of each life and starts the next one.
 func (n *nursery) watch(ctx context.Context, c *child) {
 	for {
-		c.cmd.Wait() // the state says it all
+		_ = c.cmd.Wait() // the process's state says it all
 		if ctx.Err() != nil {
 			return
 		}
@@ -205,7 +205,7 @@ func release(ctx context.Context, children []*child) error {
 func (c *child) signal(s os.Signal) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.cmd.Process.Signal(s) // an error says that it has ended: fine too
+	_ = c.cmd.Process.Signal(s) // an error says that it has ended: fine too
 }
 
 // awaitReady waits until the process serves.

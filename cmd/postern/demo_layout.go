@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -99,7 +100,7 @@ func layOut(dir string, base int, regions []config.Region) (*demoLayout, error) 
 
 // processes are a region's, mailbox nodes first: who starts later finds them.
 func (l *demoLayout) processes(r *demoRegion, port func() config.HostPort) []*demoProcess {
-	var all []*demoProcess
+	all := make([]*demoProcess, 0, 4)
 	for i := range 2 {
 		p := l.process(r, config.RoleMailbox, i+1, port)
 		p.config.Mailbox = &config.Mailbox{GRPC: config.GRPC{Listen: port()}, Zone: string(rune('a' + i)), CacheMiB: 64}
@@ -114,9 +115,9 @@ func (l *demoLayout) processes(r *demoRegion, port func() config.HostPort) []*de
 		Gateway: config.Gateway{Listen: r.Gateway},
 	}
 	all = append(all, intake, front)
-	var seeds []config.HostPort
-	for _, p := range all {
-		seeds = append(seeds, p.config.Gossip.Bind)
+	seeds := make([]config.HostPort, len(all))
+	for i, p := range all {
+		seeds[i] = p.config.Gossip.Bind
 	}
 	for _, p := range all {
 		p.config.Gossip.Seeds = seeds
@@ -185,14 +186,14 @@ func (l *demoLayout) listeners() []listener {
 }
 
 // free reports whether nobody listens there; err says what else is wrong.
-func (l listener) free() (free bool, err error) {
-	tcp, err := net.Listen("tcp", string(l.address))
+func (l listener) free(ctx context.Context) (free bool, err error) {
+	tcp, err := new(net.ListenConfig).Listen(ctx, "tcp", string(l.address))
 	if err == nil {
 		tcp.Close()
 	}
 	if err == nil && l.udp {
 		var udp net.PacketConn
-		if udp, err = net.ListenPacket("udp", string(l.address)); err == nil {
+		if udp, err = new(net.ListenConfig).ListenPacket(ctx, "udp", string(l.address)); err == nil {
 			udp.Close()
 		}
 	}
@@ -206,10 +207,10 @@ func (l listener) free() (free bool, err error) {
 const listed = 10
 
 // checkPorts says which ports are taken, and what to do about it.
-func (l *demoLayout) checkPorts() error {
+func (l *demoLayout) checkPorts(ctx context.Context) error {
 	var taken []string
 	for _, listener := range l.listeners() {
-		free, err := listener.free()
+		free, err := listener.free(ctx)
 		if err != nil {
 			return fmt.Errorf("%s (%s): %w", listener.address, listener.purpose, err)
 		}

@@ -65,7 +65,7 @@ func (r demoReport) write(dir string) error {
 		return err
 	}
 	// It holds passwords.
-	return writeFile(demoFile(dir), append(text, '\n'), 0o600)
+	return writeFile(demoFile(dir), append(text, '\n'))
 }
 
 // print is the same for a person, with two lines to begin with.
@@ -116,5 +116,5 @@ func writeContext(dir, region string, gateways []string) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(contextFile(dir), text, 0o600)
+	return writeFile(contextFile(dir), text)
 }

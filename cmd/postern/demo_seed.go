@@ -149,12 +149,12 @@ func (s *seeder) passwords() (users []demoUser, fresh map[string]bool, err error
 			}
 		}
 	}
-	text, err := json.MarshalIndent(users, "", "  ")
+	text, err := json.MarshalIndent(users, "", "  ") //nolint:gosec // the file is for the passwords
 	if err != nil {
 		return nil, nil, err
 	}
 	// On disk before anything is told: nobody can read a password out of a shard.
-	return users, fresh, writeFile(file, append(text, '\n'), 0o600)
+	return users, fresh, writeFile(file, append(text, '\n'))
 }
 
 // customer makes an account and its domain unless they are there.
@@ -241,7 +241,7 @@ func (s *seeder) samples(ctx context.Context, users []demoUser) error {
 			return fmt.Errorf("samples of %s: %w", r.Name, err)
 		}
 	}
-	return writeFile(marker, []byte("Delivered. Without this file they are delivered again.\n"), 0o600)
+	return writeFile(marker, []byte("Delivered. Without this file they are delivered again.\n"))
 }
 
 // regionSamples delivers through the region's own intake: all samples to its

@@ -3,10 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -20,170 +19,8 @@ import (
 	"github.com/postern-pop/postern/pkg/mailclient"
 )
 
-// Bounds of the demo's promises, generous: other tests run beside this one.
-const (
-	startWithin = 60 * time.Second
-	stopWithin  = 10 * time.Second
-)
-
-// running is a demo in a process of its own.
-type running struct {
-	t      *testing.T
-	dir    string
-	base   int
-	cmd    *exec.Cmd
-	output *bytes.Buffer
-	report demoReport
-}
-
-func startDemo(t *testing.T, dir string, base int) *running {
-	t.Helper()
-	r := &running{t: t, dir: dir, base: base, output: &bytes.Buffer{}}
-	r.cmd = exec.Command(binary, "demo", "--data", dir, "--base-port", strconv.Itoa(base))
-	r.cmd.Stdout, r.cmd.Stderr = r.output, r.output
-	if err := r.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { r.cmd.Process.Kill() })
-	ended := make(chan struct{})
-	go func() { r.cmd.Wait(); close(ended) }()
-	t.Cleanup(func() { <-ended })
-	for deadline := time.Now().Add(startWithin); ; time.Sleep(50 * time.Millisecond) {
-		if text, err := os.ReadFile(demoFile(dir)); err == nil {
-			if err := json.Unmarshal(text, &r.report); err != nil {
-				t.Fatal(err)
-			}
-			return r
-		}
-		select {
-		case <-ended:
-			t.Fatalf("the demo ended: %v\n%s", r.cmd.ProcessState, r.output)
-		default:
-		}
-		if time.Now().After(deadline) {
-			r.cmd.Process.Kill()
-			<-ended
-			t.Fatalf("not ready after %v\n%s", startWithin, r.output)
-		}
-	}
-}
-
-// stop ends the demo as Ctrl-C does, and holds it to its time and its order.
-func (r *running) stop() {
-	r.t.Helper()
-	began := time.Now()
-	r.cmd.Process.Signal(syscall.SIGINT)
-	for r.alive() {
-		if time.Since(began) > stopWithin+5*time.Second {
-			r.t.Fatalf("still there after %v", time.Since(began))
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	if took := time.Since(began); took > stopWithin {
-		r.t.Errorf("stopping took %v", took)
-	}
-	if _, err := os.Stat(demoFile(r.dir)); !os.IsNotExist(err) {
-		r.t.Errorf("demo.json after the stop: %v", err)
-	}
-	r.nobodyLeft(0)
-}
-
-func (r *running) alive() bool { return r.cmd.Process.Signal(syscall.Signal(0)) == nil }
-
-func (r *running) region(name string) demoRegionReport {
-	r.t.Helper()
-	for _, region := range r.report.Regions {
-		if region.Name == name {
-			return region
-		}
-	}
-	r.t.Fatalf("no region %s", name)
-	return demoRegionReport{}
-}
-
-// user is the first user of a kind in a region.
-func (r *running) user(region, kind string) demoUser {
-	r.t.Helper()
-	for _, u := range r.report.Users {
-		if u.Region == region && u.Kind == kind {
-			return u
-		}
-	}
-	r.t.Fatalf("no %s user in %s", kind, region)
-	return demoUser{}
-}
-
-// connect opens a POP3S connection to a region's front, as one of its users'
-// mail clients does.
-func (r *running) connect(region string) *mailclient.POP {
-	r.t.Helper()
-	pool, err := readPool(r.report.CA)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	at := r.region(region)
-	pop, err := mailclient.DialPOP(r.t.Context(), at.POP3S, &tls.Config{RootCAs: pool, ServerName: at.Hostname})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	r.t.Cleanup(func() { pop.Close() })
-	return pop
-}
-
-// login opens a user's maildrop at a region's front.
-func (r *running) login(region string, u demoUser) *mailclient.POP {
-	r.t.Helper()
-	pop := r.connect(region)
-	if err := pop.Login(u.Address, u.Password); err != nil {
-		r.t.Fatalf("%s at %s: %v", u.Address, region, err)
-	}
-	return pop
-}
-
-// mailOf is the UIDs of a user's messages in their order, and their octets.
-func (r *running) mailOf(region string, u demoUser) (uids []string, messages [][]byte) {
-	r.t.Helper()
-	pop := r.login(region, u)
-	byNumber, err := pop.UIDs()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	for n := 1; n <= len(byNumber); n++ {
-		var message bytes.Buffer
-		if _, err := pop.Retr(n, &message); err != nil {
-			r.t.Fatal(err)
-		}
-		uids, messages = append(uids, byNumber[n]), append(messages, message.Bytes())
-	}
-	if err := pop.Quit(); err != nil {
-		r.t.Fatal(err)
-	}
-	return uids, messages
-}
-
-// freePorts is a base of which no port is taken, outside the range that the
-// kernel takes ports from by itself.
-func freePorts(t *testing.T) int {
-	t.Helper()
-	for range 50 {
-		base := 10000 + 200*rand.IntN(100)
-		layout, err := (&demoCmd{Data: t.TempDir(), BasePort: base}).layout()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if layout.checkPorts() == nil {
-			return base
-		}
-	}
-	t.Fatal("no free ports")
-	return 0
-}
-
 // TestDemo is the demo's life as its users see it.
 func TestDemo(t *testing.T) {
-	if testing.Short() {
-		t.Skip("20 processes, twice")
-	}
 	dir := filepath.Join(t.TempDir(), "it's a demo")
 	r := startDemo(t, dir, freePorts(t))
 	anna := r.user("eu", kindLocal)
@@ -217,12 +54,8 @@ func TestDemo(t *testing.T) {
 			t.Errorf("a user of je at us: %v", err)
 		}
 	})
-	t.Run("continuity", func(t *testing.T) {
-		dora := r.user("us", kindContinuity)
-		if err := r.connect("us").Login(dora.Address, dora.Password); err == nil || strings.Contains(err.Error(), "[AUTH]") {
-			t.Errorf("without an event: %v", err)
-		}
-	})
+	t.Run("continuity", func(t *testing.T) { r.in(t).continuity() })
+	t.Run("changes", func(t *testing.T) { r.in(t).changes() })
 	t.Run("deliver", func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "message")
 		os.WriteFile(file, []byte("Subject: by hand\n\n.\nmore\n"), 0o600)
@@ -257,13 +90,102 @@ func (r *running) nobodyLeft(within time.Duration) {
 	for _, region := range r.report.Regions {
 		for _, p := range region.Processes {
 			for syscall.Kill(p.PID, 0) == nil && time.Now().Before(deadline) {
-				time.Sleep(10 * time.Millisecond)
+				sleep(r.t.Context(), 10*time.Millisecond)
 			}
 			if syscall.Kill(p.PID, 0) == nil {
 				r.t.Errorf("%s/%s (pid %d) was left behind", region.Name, p.Name, p.PID)
 			}
 		}
 	}
+}
+
+// continuity: mail that came before an event can be read while it is on, at
+// every region, and neither before nor after.
+func (r *running) continuity() {
+	r.t.Helper()
+	dora, account := r.user("us", kindContinuity), "us-continuity"
+	refused := func(when string) {
+		r.t.Helper()
+		err := r.connect("us").Login(dora.Address, dora.Password)
+		if err == nil || !strings.Contains(err.Error(), "[SYS/PERM] no continuity event is on") {
+			r.t.Errorf("%s: %v", when, err)
+		}
+	}
+	refused("without an event")
+	text := []byte("Subject: before the event\r\n\r\nhere\r\n")
+	if err := deliverOnce(r.t.Context(), r.region("us").LMTP, dora.Address, text); err != nil {
+		r.t.Fatal(err)
+	}
+	refused("with mail but without an event")
+	r.postern("continuity", "start", account, "--for", "1h")
+	for _, region := range []string{"us", "eu"} {
+		r.within(inForce, func() error { return r.loginError(region, dora) })
+		if _, messages := r.mailOf(region, dora); !bytes.HasSuffix(messages[len(messages)-1], text) {
+			r.t.Errorf("at %s the message from before the event isn't there", region)
+		}
+	}
+	session := r.login("us", dora)
+	r.postern("continuity", "end", account)
+	r.endsWithin(session, "[SYS/PERM] no continuity event is on")
+	refused("after the event")
+}
+
+// inForce is how long a change may take to be in force in every region.
+const inForce = 2 * time.Second
+
+// changes are in force everywhere within two seconds, and end running sessions.
+func (r *running) changes() {
+	r.t.Helper()
+	carla := r.user("eu", kindLocal)
+	for _, change := range []struct{ set, undo []string }{
+		{[]string{"override", "set", carla.Account, "block"}, []string{"override", "set", carla.Account, "none"}},
+		{[]string{"address", "set", carla.Address, "--access", "deny"}, []string{"address", "set", carla.Address, "--access", "inherit"}},
+		{[]string{"account", "disable", carla.Account}, []string{"account", "enable", carla.Account}},
+	} {
+		home, away := r.login("eu", carla), r.login("us", carla)
+		r.postern(change.set...)
+		r.endsWithin(home, "[SYS/PERM]")
+		r.endsWithin(away, "[SYS/PERM]")
+		r.postern(change.undo...)
+		for _, region := range []string{"eu", "us"} {
+			r.within(inForce, func() error { return r.loginError(region, carla) })
+		}
+	}
+}
+
+// endsWithin holds a session to its end, with the words, at a command soon after
+// a change.
+func (r *running) endsWithin(session *mailclient.POP, words string) {
+	r.t.Helper()
+	var ended error
+	r.within(inForce, func() error {
+		if _, ended = session.Command("NOOP"); ended == nil {
+			return errors.New("the session goes on")
+		}
+		return nil
+	})
+	if ended != nil && !strings.Contains(ended.Error(), words) {
+		r.t.Errorf("the session ended with %v, want %s", ended, words)
+	}
+}
+
+// loginError is nil when the user may log in at the region.
+func (r *running) loginError(region string, u demoUser) error {
+	pop := r.connect(region)
+	defer pop.Close()
+	return pop.Login(u.Address, u.Password)
+}
+
+// within asks again until the answer is nil, for a while.
+func (r *running) within(limit time.Duration, ask func() error) {
+	r.t.Helper()
+	var err error
+	for began := time.Now(); time.Since(began) < limit; sleep(r.t.Context(), 20*time.Millisecond) {
+		if err = ask(); err == nil {
+			return
+		}
+	}
+	r.t.Errorf("after %v: %v", limit, err)
 }
 
 // secondStart: one directory, one demo.

@@ -18,7 +18,7 @@ import (
 
 // front wires a front: the router of its region, the gateway on it, and POP3S.
 func front(ctx context.Context, p *run.Process, h *host, cfg *config.Process) error {
-	me, err := h.joinAs(p, cfg)
+	me, err := h.joinAs(ctx, p, cfg)
 	if err != nil {
 		return err
 	}
@@ -30,7 +30,7 @@ func front(ctx context.Context, p *run.Process, h *host, cfg *config.Process) er
 	if err != nil {
 		return err
 	}
-	if err := h.gateway(p, me, cfg, route); err != nil {
+	if err := h.gateway(ctx, p, me, cfg, route); err != nil {
 		return err
 	}
 	with, err := serverTLS(string(cfg.Front.POP3S.Cert), string(cfg.Front.POP3S.Key))
@@ -44,7 +44,7 @@ func front(ctx context.Context, p *run.Process, h *host, cfg *config.Process) er
 	if err != nil {
 		return err
 	}
-	return serve(p, "pop3s", string(cfg.Front.POP3S.Listen), server.Serve, server.Shutdown)
+	return serve(ctx, p, "pop3s", string(cfg.Front.POP3S.Listen), server.Serve, server.Shutdown)
 }
 
 // published is what other regions know of a region.
@@ -71,7 +71,7 @@ func (h *host) router(ctx context.Context, p *run.Process, me *party, cfg *confi
 }
 
 // gateway serves the region to other regions and to operators.
-func (h *host) gateway(p *run.Process, me *party, cfg *config.Process, route *router.Router) error {
+func (h *host) gateway(ctx context.Context, p *run.Process, me *party, cfg *config.Process, route *router.Router) error {
 	with, err := rpc.ServerTLS(me.files)
 	if err != nil {
 		return err
@@ -82,12 +82,12 @@ func (h *host) gateway(p *run.Process, me *party, cfg *config.Process, route *ro
 	})
 	// An operator reaches every region's addresses by any gateway.
 	admin.New(admin.Config{Store: directory.NewStore(h.global), Registrar: route, Log: me.log}).Register(server.GRPC())
-	return serve(p, "gateway", string(cfg.Front.Gateway.Listen), server.Serve, stopper(server.Stop))
+	return serve(ctx, p, "gateway", string(cfg.Front.Gateway.Listen), server.Serve, stopper(server.Stop))
 }
 
 // serve listens and serves until the process stops.
-func serve(p *run.Process, name, address string, serve func(net.Listener) error, stop func(context.Context) error) error {
-	listener, err := net.Listen("tcp", address)
+func serve(ctx context.Context, p *run.Process, name, address string, serve func(net.Listener) error, stop func(context.Context) error) error {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}

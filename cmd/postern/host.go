@@ -52,7 +52,7 @@ type host struct {
 func openHost(ctx context.Context, p *run.Process, cfg *config.Process, log *slog.Logger) (*host, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
-	listener, err := net.Listen("tcp", string(cfg.HTTP.Listen))
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", string(cfg.HTTP.Listen))
 	if err != nil {
 		return nil, fmt.Errorf("http: %w", err)
 	}
@@ -150,7 +150,7 @@ func identityOf(cfg *config.Process) rpc.Identity {
 }
 
 // joinAs makes a role a party of its region.
-func (h *host) joinAs(p *run.Process, cfg *config.Process) (*party, error) {
+func (h *host) joinAs(_ context.Context, p *run.Process, cfg *config.Process) (*party, error) {
 	me := &party{
 		identity: identityOf(cfg),
 		files:    tlsFiles(cfg.TLS, h.log),
@@ -169,7 +169,7 @@ func (h *host) joinAs(p *run.Process, cfg *config.Process) (*party, error) {
 	for i, seed := range cfg.Gossip.Seeds {
 		seeds[i] = string(seed)
 	}
-	me.gossip, err = gossip.Join(gossip.Config{
+	me.gossip, err = gossip.Join(gossip.Config{ //nolint:contextcheck // it lives until its stop, not until the start's context ends
 		Name: string(cfg.Name), Region: string(cfg.Region.Name), Role: cfg.Role,
 		Bind: string(cfg.Gossip.Bind), Advertise: string(cfg.Gossip.Advertise),
 		Key: key, Seeds: seeds, Log: me.log,

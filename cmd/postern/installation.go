@@ -137,12 +137,13 @@ func lockDir(dir string) (*os.File, error) {
 }
 
 // writeFile replaces a file at once: a reader sees the old one or the new one.
-func writeFile(file string, data []byte, mode os.FileMode) error {
+// Only its owner can read it.
+func writeFile(file string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
 	fresh := file + ".new"
-	if err := os.WriteFile(fresh, data, mode); err != nil {
+	if err := os.WriteFile(fresh, data, 0o600); err != nil {
 		return err
 	}
 	return os.Rename(fresh, file)

@@ -12,7 +12,7 @@ import (
 
 // intake wires an intake: the router of its region, and LMTP.
 func intake(ctx context.Context, p *run.Process, h *host, cfg *config.Process) error {
-	me, err := h.joinAs(p, cfg)
+	me, err := h.joinAs(ctx, p, cfg)
 	if err != nil {
 		return err
 	}
@@ -36,7 +36,7 @@ func intake(ctx context.Context, p *run.Process, h *host, cfg *config.Process) e
 	if err != nil {
 		return err
 	}
-	return serve(p, "lmtp", string(cfg.Intake.LMTP.Listen), server.Serve, server.Shutdown)
+	return serve(ctx, p, "lmtp", string(cfg.Intake.LMTP.Listen), server.Serve, server.Shutdown)
 }
 
 // intakeTLS is for STARTTLS; nil when no certificate is configured. A client

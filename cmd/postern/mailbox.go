@@ -14,7 +14,7 @@ import (
 // mailbox wires a mailbox node: the store, the shards on it, and gRPC. The node
 // gives its shards away before its door closes.
 func mailbox(ctx context.Context, p *run.Process, h *host, cfg *config.Process) error {
-	me, err := h.joinAs(p, cfg)
+	me, err := h.joinAs(ctx, p, cfg)
 	if err != nil {
 		return err
 	}
@@ -48,9 +48,9 @@ func mailbox(ctx context.Context, p *run.Process, h *host, cfg *config.Process) 
 		TLS: with, Service: shards, Allow: rpc.NodeAllow(string(cfg.Region.Name)),
 		Log: me.log, Registerer: me.metrics,
 	})
-	if err := serve(p, "grpc", string(cfg.Mailbox.GRPC.Listen), server.Serve, stopper(server.Stop)); err != nil {
+	if err := serve(ctx, p, "grpc", string(cfg.Mailbox.GRPC.Listen), server.Serve, stopper(server.Stop)); err != nil {
 		return err
 	}
-	p.Go("node", shards.Run)
+	p.Go(ctx, "node", shards.Run)
 	return nil
 }

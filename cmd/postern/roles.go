@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"os"
 	"strconv"
@@ -47,7 +46,7 @@ func (f roleFlags) run(ctx context.Context, role string, wire wiring) error {
 	}
 	if cfg.Role != role {
 		return config.Problems{{File: f.Config, Line: 1, Key: "role", Found: strconv.Quote(cfg.Role),
-			Expected: fmt.Sprintf("%s, for this command", role)}}
+			Expected: role + ", for this command"}}
 	}
 	log := serverLog().With("region", string(cfg.Region.Name))
 	return run.Main(ctx, run.Options{Log: log}, func(ctx context.Context, p *run.Process) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -38,7 +39,7 @@ commands.`
 // Run is the process's life.
 func (c *standaloneCmd) Run(ctx context.Context) error {
 	if (c.Cert == "") != (c.Key == "") {
-		return fmt.Errorf("--cert and --key: expected both or neither")
+		return errors.New("--cert and --key: expected both or neither")
 	}
 	region, err := config.LoadRegion(c.Region)
 	if err != nil {

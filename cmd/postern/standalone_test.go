@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -27,7 +29,7 @@ func TestStandalone(t *testing.T) {
 	}
 	defer log.Close()
 	cmd := exec.Command(binary, "standalone", "--data", dir, "--region", "../../regions/za.yaml",
-		"--pop3s", port(10), "--lmtp", port(11), "--gateway", port(12), "--http", port(13), "--base-port", fmt.Sprint(base))
+		"--pop3s", port(10), "--lmtp", port(11), "--gateway", port(12), "--http", port(13), "--base-port", strconv.Itoa(base))
 	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -46,7 +48,7 @@ func TestStandalone(t *testing.T) {
 		t.Helper()
 		out, err := exec.Command(binary, append(args, "-o", "json", "--context", contextFile(dir))...).Output()
 		if err != nil {
-			t.Fatalf("%v: %v\n%s%s", args, err, out, err.(*exec.ExitError).Stderr)
+			t.Fatalf("%v: %v\n%s%s", args, err, out, exitError(err))
 		}
 		if err := json.Unmarshal(out, into); err != nil {
 			t.Fatalf("%v: %v in %s", args, err, out)
@@ -96,9 +98,16 @@ func TestStandalone(t *testing.T) {
 	}
 }
 
+// exitError is what a command that failed said.
+func exitError(err error) []byte {
+	var exit *exec.ExitError
+	errors.As(err, &exit)
+	return exit.Stderr
+}
+
 func awaitHTTP(t *testing.T, url string, ended <-chan error) {
 	t.Helper()
-	for deadline := time.Now().Add(startWithin); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(startWithin); time.Now().Before(deadline); sleep(t.Context(), 50*time.Millisecond) {
 		if answer, err := http.Get(url); err == nil {
 			answer.Body.Close()
 			if answer.StatusCode == http.StatusOK {

@@ -39,7 +39,7 @@ func startEtcd(ctx context.Context, p *run.Process, dir, listen string, log *slo
 	if err != nil {
 		return err
 	}
-	p.Go("etcd", func(ctx context.Context) error {
+	p.Go(ctx, "etcd", func(ctx context.Context) error {
 		defer etcd.Close()
 		select {
 		case <-ctx.Done():

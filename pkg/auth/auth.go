@@ -90,13 +90,14 @@ type flight struct {
 	refusal  error         // the answer if it is no
 	waiting  int           // callers; guarded by Verifier.mu
 	done     chan struct{} // closed when err is set
-	err      error
+	err      error         // not nil until the password was found right
 }
 
 var (
 	errWrong   = &maildrop.Error{Op: "auth.verify", Kind: maildrop.Denied, Reason: maildrop.ReasonCredentials}
 	errBusy    = &maildrop.Error{Op: "auth.verify", Kind: maildrop.Busy, Err: errors.New("too many passwords to check")}
 	errClosed  = &maildrop.Error{Op: "auth.verify", Kind: maildrop.Transient, Err: errors.New("closed")}
+	errNotDone = &maildrop.Error{Op: "auth.verify", Kind: maildrop.Internal, Err: errors.New("the check was not done")}
 	errBadHash = &maildrop.Error{Op: "auth.verify", Kind: maildrop.Internal, Err: errPHC}
 )
 
@@ -109,7 +110,7 @@ func newVerifier(c Config, dummy parameters) *Verifier {
 	c = c.withDefaults()
 	v := &Verifier{
 		cache:   newCache(c.Remembered, rememberFor),
-		dummy:   dummy.hash("nobody's password"),
+		dummy:   dummy.nobodys(),
 		queue:   make(chan *flight, c.Queue),
 		flights: make(map[key]*flight),
 	}
@@ -191,7 +192,7 @@ func (v *Verifier) join(k key, hash, password string) (*flight, error) {
 }
 
 func (v *Verifier) flight(k key, hash, password string) *flight {
-	f := &flight{key: k, password: password, refusal: errWrong, waiting: 1, done: make(chan struct{})}
+	f := &flight{key: k, password: password, refusal: errWrong, waiting: 1, done: make(chan struct{}), err: errNotDone}
 	var err error
 	if f.hash, err = parsePHC(hash); err != nil {
 		f.hash, f.dummy = v.dummy, true

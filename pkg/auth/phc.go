@@ -68,6 +68,15 @@ func (p parameters) hash(password string) phc {
 	return h
 }
 
+// nobodys is the hash of no password that anybody knows: salt and tag are
+// random. Checking against it costs as much as against any other.
+func (p parameters) nobodys() phc {
+	h := phc{parameters: p, saltOctets: make([]byte, p.salt), tagOctets: make([]byte, p.tag)}
+	rand.Read(h.saltOctets) // never fails: crypto/rand ends the process instead
+	rand.Read(h.tagOctets)
+	return h
+}
+
 // Check says whether hash is one that Verify can use.
 func Check(hash string) error {
 	if _, err := parsePHC(hash); err != nil {

@@ -27,13 +27,13 @@ import (
 )
 
 var (
-	// ErrExists: Create found an object at the key.
+	// ErrExists says that Create found an object at the key.
 	ErrExists = errors.New("object exists")
-	// ErrNotFound: no object at the key.
+	// ErrNotFound says that there is no object at the key.
 	ErrNotFound = errors.New("no such object")
-	// ErrMaybe: it is not known whether the object was created.
+	// ErrMaybe says that it is not known whether the object was created.
 	ErrMaybe = errors.New("outcome unknown")
-	// ErrFull: the store has no room.
+	// ErrFull says that the store has no room.
 	ErrFull = errors.New("store full")
 )
 

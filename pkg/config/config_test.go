@@ -82,7 +82,7 @@ func TestLoad(t *testing.T) {
 // TestProblems changes one thing of a good file; every line of want must be
 // one of the problems, and there are no others.
 func TestProblems(t *testing.T) {
-	swap := func(old, new string) string { return strings.Replace(front, old, new, 1) }
+	swap := func(from, to string) string { return strings.Replace(front, from, to, 1) }
 	for name, c := range map[string]struct{ text, want string }{
 		"unknown key": {
 			swap("bind: 127", "bnid: 127"),
@@ -183,7 +183,8 @@ func TestProblems(t *testing.T) {
 }
 
 func TestIntakeRules(t *testing.T) {
-	base := strings.Replace(front[:strings.Index(front, "front:\n")], "role: front", "role: intake", 1)
+	common, _, _ := strings.Cut(front, "front:\n")
+	base := strings.Replace(common, "role: front", "role: intake", 1)
 	for name, c := range map[string]struct{ text, want string }{
 		"fine":         {intake, ""},
 		"limit":        {intake + "  max_message_mib: 4096\n", `:28: intake.max_message_mib: found 4096, expected 1 to 2048`},

@@ -11,7 +11,7 @@ import (
 )
 
 // Problem is one thing that is wrong with a file.
-type Problem struct {
+type Problem struct { //nolint:errname // a line of a report, and an error besides
 	File            string
 	Line            int    // 1-based
 	Key             string // "front.pop3s.listen"; empty: the whole file
@@ -29,7 +29,7 @@ func (p Problem) Error() string {
 
 // Problems is everything that is wrong with a file and the files it names, in
 // the order of its lines, this file first.
-type Problems []Problem
+type Problems []Problem //nolint:errname // a report, and an error besides
 
 // Error is the problems, one a line.
 func (p Problems) Error() string {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -462,4 +463,19 @@ func gather(t *testing.T, from prometheus.Gatherer) map[string]float64 {
 		}
 	}
 	return values
+}
+
+// TestDrainBeforeRead: a shutdown that falls between the decision to wait for a
+// command and the wait itself is not missed.
+func TestDrainBeforeRead(t *testing.T) {
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	s := server(t, Config{Deliverer: &mailroom{}})
+	c := newConn(s, theirs, &session{config: s.config, gateway: true}, func() {})
+	defer theirs.Close()
+	c.wait(true)
+	c.drain()
+	if n, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%d, %v", n, err)
+	}
 }

@@ -87,7 +87,7 @@ func (d delivery) deliver(ctx context.Context, to maildrop.Address) error {
 	pause := 200 * time.Millisecond
 	for try := 1; ; try++ {
 		err := d.deliverer.Deliver(ctx, envelope, message)
-		if err == nil || maildrop.KindOf(err) != maildrop.Maybe || try == 1 {
+		if err == nil || maildrop.KindOf(err) != maildrop.Maybe || try == deliverTries {
 			return err
 		}
 		timer := time.NewTimer(pause)

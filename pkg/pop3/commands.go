@@ -90,7 +90,8 @@ func (p *Protocol) Session(id string) *Session {
 
 // Commands are the labels of all commands, OTHER included.
 func (p *Protocol) Commands() []string {
-	verbs := []string{p.other.verb}
+	verbs := make([]string, 0, 1+len(p.commands))
+	verbs = append(verbs, p.other.verb)
 	for i := range p.commands {
 		verbs = append(verbs, p.commands[i].verb)
 	}

@@ -66,7 +66,7 @@ func (c *conn) serve(ctx context.Context) {
 	defer c.raw.Close()
 	c.enterPhase(phaseTLS)
 	defer c.enterPhase("")
-	if err := c.handshake(); err != nil {
+	if err := c.handshake(ctx); err != nil {
 		c.server.log.Debug("no TLS", "session", c.id, "remote", c.raw.RemoteAddr().String(), "err", err)
 		return
 	}
@@ -291,20 +291,20 @@ func (c *conn) leave(end End) {
 		abort(c.raw)
 		return
 	}
-	c.tls.CloseWrite()
+	_ = c.tls.CloseWrite() // whoever is gone needs no close_notify
 	if end == EndQuit && c.lines.Buffered() == 0 || end == endClient || end == endIdle {
 		return
 	}
 	if t, ok := c.raw.(interface{ CloseWrite() error }); ok && t.CloseWrite() == nil {
 		c.raw.SetReadDeadline(time.Now().Add(lingerTime))
-		io.CopyN(io.Discard, c.raw, lingerOctets)
+		_, _ = io.CopyN(io.Discard, c.raw, lingerOctets)
 	}
 }
 
 // abort ends the connection such that the client sees it broken, not ended.
 func abort(raw net.Conn) {
 	if t, ok := raw.(*net.TCPConn); ok {
-		t.SetLinger(0)
+		_ = t.SetLinger(0) // it fails only when the connection is gone
 	}
 	raw.Close()
 }

@@ -25,7 +25,7 @@ type stream struct {
 // Read implements io.Reader.
 func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.Conn.Read(p)
-	s.fin = s.fin || err == io.EOF
+	s.fin = s.fin || errors.Is(err, io.EOF)
 	return n, err
 }
 

@@ -82,7 +82,7 @@ type Server struct {
 	metrics  *metrics
 
 	records  sync.Pool       // *[recordSize]byte, for the sessions that have something to say
-	hard     context.Context // of calls that outlive a hang-up; ends with the server
+	hard     context.Context //nolint:containedctx // the server's own: of calls that outlive a hang-up
 	hardStop context.CancelFunc
 	done     sync.WaitGroup // the connections' goroutines
 
@@ -133,7 +133,10 @@ func (s *Server) Serve(l net.Listener) error {
 			return err
 		default: // out of descriptors, or the client was gone already
 			s.log.Warn("accept", "err", err)
-			time.Sleep(acceptPause)
+			select {
+			case <-time.After(acceptPause):
+			case <-s.hard.Done():
+			}
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package pop3
 
 import (
+	"context"
 	"crypto/tls"
 	"time"
 )
@@ -36,13 +37,13 @@ func TLSConfig(certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error))
 }
 
 // handshake makes TLS of the connection.
-func (c *conn) handshake() error {
+func (c *conn) handshake(ctx context.Context) error {
 	began := time.Now()
 	c.setRead(began.Add(handshakeTimeout))
 	c.setWrite(began.Add(handshakeTimeout))
 	c.below = &stream{Conn: c.raw}
 	t := tls.Server(c.below, c.server.config.TLS)
-	if err := t.Handshake(); err != nil {
+	if err := t.HandshakeContext(ctx); err != nil {
 		c.server.metrics.handshakeFailed(err)
 		return err
 	}

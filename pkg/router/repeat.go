@@ -114,7 +114,7 @@ func (p *progress) next(err error) time.Duration {
 	if maildrop.KindOf(err) == maildrop.Busy {
 		pause = 2 * pauseMost
 	}
-	return pause - rand.N(pause/2)
+	return pause - rand.N(pause/2) //nolint:gosec // chance, no secret
 }
 
 // patience is how long after its beginning a call with this error is still
@@ -130,6 +130,7 @@ func (r *Router) patience(c *call, home place, err error) time.Duration {
 		if c.patient {
 			return min(busyPatience, r.config.Hold)
 		}
+	default: // an answer
 	}
 	return 0
 }
@@ -209,7 +210,7 @@ func (r *Router) wait(ctx context.Context, changed <-chan struct{}, home place, 
 			changed = r.config.Owners.Changed()
 			if now, ok := r.address(home); ok && now != asked {
 				changed = nil
-				timer.Reset(rand.N(heirSpread))
+				timer.Reset(rand.N(heirSpread)) //nolint:gosec // chance, no secret
 			}
 		}
 	}

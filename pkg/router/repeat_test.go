@@ -76,9 +76,9 @@ func TestCallsWaitForTheHeir(t *testing.T) {
 				w.services["m1"].end = func(context.Context, int) error { return fault(maildrop.NotOwner) }
 				start := time.Now()
 				go func() {
-					time.Sleep(2 * time.Second)
+					pass(2 * time.Second)
 					w.owners.give(-1, "") // released
-					time.Sleep(time.Second)
+					pass(time.Second)
 					w.owners.give(-1, "m2")
 				}()
 				if err := each(t.Context(), w, anna)[name](); err != nil {
@@ -101,7 +101,7 @@ func TestChangesOfOthersWakeNobody(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() {
 			for i := range 1000 {
-				time.Sleep(2 * time.Millisecond)
+				pass(2 * time.Millisecond)
 				w.owners.give((anna.Shard(shards)+1+i%3)%shards, "m1")
 			}
 			cancel()
@@ -128,9 +128,9 @@ func TestHungOwnerIsGivenUp(t *testing.T) {
 				}
 				start := time.Now()
 				go func() {
-					time.Sleep(time.Second)
+					pass(time.Second)
 					w.owners.give(-1, "") // nobody: there is nothing better to do than to wait
-					time.Sleep(time.Second)
+					pass(time.Second)
 					w.owners.give(-1, "m2")
 				}()
 				if err := each(t.Context(), w, anna)[name](); err != nil {
@@ -336,7 +336,7 @@ func TestReadHoldsFromTheLastOctet(t *testing.T) {
 			if from == 100 {
 				return 0, fault(maildrop.Transient)
 			}
-			time.Sleep(10 * time.Second)
+			pass(10 * time.Second)
 			n, _ := sink.Write([]byte("x"))
 			return uint64(n), fault(maildrop.Transient)
 		}
@@ -376,3 +376,6 @@ func TestReadIntoAFailingWriter(t *testing.T) {
 type shortWriter struct{}
 
 func (shortWriter) Write([]byte) (int, error) { return 2, io.ErrClosedPipe }
+
+// pass lets fake time pass; it is for bubbles of synctest only.
+func pass(d time.Duration) { <-time.After(d) }

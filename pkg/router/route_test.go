@@ -221,7 +221,7 @@ func TestAddresses(t *testing.T) {
 		w.owners.give(1, "m2")
 		w.owners.give(2, "") // for a second
 		go func() {
-			time.Sleep(time.Second)
+			pass(time.Second)
 			w.owners.give(2, "m1")
 		}()
 		start := time.Now()
@@ -280,11 +280,11 @@ func TestMetrics(t *testing.T) {
 	got := map[string]float64{}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			key := f.GetName()
+			key := []string{f.GetName()}
 			for _, l := range m.GetLabel() {
-				key += " " + l.GetValue()
+				key = append(key, l.GetValue())
 			}
-			got[key] = m.GetCounter().GetValue()
+			got[strings.Join(key, " ")] = m.GetCounter().GetValue()
 		}
 	}
 	want := map[string]float64{

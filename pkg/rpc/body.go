@@ -36,8 +36,8 @@ func (a *arrival) Size() uint64 { return a.size }
 // readAll receives the whole body.
 func (a *arrival) readAll() error {
 	whole := make([]byte, a.wire)
-	io.ReadFull(arrivalReader{a}, whole) // whatever stops it, next says again
-	if err := a.next(); err != io.EOF {
+	_, _ = io.ReadFull(arrivalReader{a}, whole) // whatever stops it, next says again
+	if err := a.next(); !errors.Is(err, io.EOF) {
 		return err
 	}
 	a.whole = whole
@@ -73,9 +73,9 @@ func (a *arrival) next() error {
 	for a.err == nil && (a.current == nil || a.current.reader.Remaining() == 0) {
 		f := &frame{field: fieldDeliverData}
 		switch err := a.stream.RecvMsg(f); {
-		case err == io.EOF && a.got == a.wire:
+		case errors.Is(err, io.EOF) && a.got == a.wire:
 			a.err = io.EOF
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			a.err = invalid("rpc.deliver", fmt.Sprintf("%v: %d octets of %d", errBodyLength, a.got, a.wire))
 		case err != nil:
 			a.err = FromStatus("rpc.deliver", err, false)
@@ -116,7 +116,7 @@ func (r arrivalReader) Read(p []byte) (int, error) {
 func (r arrivalReader) WriteTo(w io.Writer) (n int64, err error) {
 	for {
 		switch err := r.a.next(); {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return n, nil
 		case err != nil:
 			return n, err

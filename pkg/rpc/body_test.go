@@ -179,6 +179,9 @@ func TestReadIntoAFailingWriter(t *testing.T) {
 		}}
 	}})
 	drop, _ := c.Resume(t.Context(), maildrop.Info{Address: anna}, nil)
+	if n, err := drop.Read(t.Context(), "u", 0, eofWriter{}); n != 0 || maildrop.KindOf(err) != maildrop.Canceled {
+		t.Errorf("a writer that says io.EOF: %d octets, %v", n, err)
+	}
 	w := &quota{left: 300_000}
 	n, err := drop.Read(t.Context(), "u", 0, w)
 	if maildrop.KindOf(err) != maildrop.Canceled || !errors.Is(err, io.ErrShortBuffer) || n != 300_000 {
@@ -188,6 +191,10 @@ func TestReadIntoAFailingWriter(t *testing.T) {
 		t.Error("other octets")
 	}
 }
+
+type eofWriter struct{}
+
+func (eofWriter) Write([]byte) (int, error) { return 0, io.EOF }
 
 // quota takes so many octets and fails then.
 type quota struct {

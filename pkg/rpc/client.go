@@ -83,16 +83,21 @@ func (c *Client) answers(ctx context.Context, op, method string, in any, recv fu
 		if err == nil {
 			err = stream.CloseSend()
 		}
-		for err == nil || err == io.EOF { // a SendMsg that says io.EOF: the server's error is to be received
-			if err = recv(stream); err == io.EOF {
+		if err != nil && !errors.Is(err, io.EOF) { // io.EOF: the server's error is to be received
+			return c.failed(op, err, false)
+		}
+		for {
+			err := recv(stream)
+			var ours *maildrop.Error // before io.EOF: it may wrap a writer's
+			switch {
+			case errors.As(err, &ours):
+				return err
+			case errors.Is(err, io.EOF):
 				return nil
+			case err != nil:
+				return c.failed(op, err, false)
 			}
 		}
-		var already *maildrop.Error
-		if errors.As(err, &already) {
-			return err
-		}
-		return c.failed(op, err, false)
 	})
 }
 

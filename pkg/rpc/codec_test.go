@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"reflect"
+	"slices"
 	"testing"
 
 	"google.golang.org/grpc/mem"
@@ -93,7 +94,7 @@ func TestListingIsTheGeneratedMessage(t *testing.T) {
 		if err := l.decode(theirs); err != nil {
 			t.Fatal(err)
 		}
-		if want := append(entries[:len(entries):len(entries)], entries...); !reflect.DeepEqual(l.entries, want) {
+		if want := slices.Concat(entries, entries); !reflect.DeepEqual(l.entries, want) {
 			t.Fatalf("appended to %v, want %v", l.entries, want)
 		}
 	})

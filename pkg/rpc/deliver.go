@@ -32,7 +32,7 @@ func (c *Client) Deliver(ctx context.Context, envelope maildrop.Envelope, body m
 		if errors.As(err, &local) {
 			return err
 		}
-		if err == nil || err == io.EOF { // io.EOF: the server has answered already
+		if err == nil || errors.Is(err, io.EOF) { // io.EOF: the server has answered already
 			err = stream.RecvMsg(&posternv1.DeliverResponse{})
 		}
 		return c.failed(op, err, d.complete)
@@ -91,7 +91,7 @@ func (d *departure) atEnd() error {
 	var one [1]byte
 	if _, err := io.ReadFull(d.body, one[:]); err == nil {
 		return &maildrop.Error{Op: "rpc.deliver", Kind: maildrop.Internal, Err: errBodyLength}
-	} else if err != io.EOF {
+	} else if !errors.Is(err, io.EOF) {
 		return unreadable(err)
 	}
 	return nil
@@ -101,7 +101,7 @@ func (d *departure) atEnd() error {
 // nothing of it.
 func unreadable(err error) error {
 	kind := maildrop.Transient
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		kind, err = maildrop.Internal, errBodyLength
 	}
 	return &maildrop.Error{Op: "rpc.deliver", Kind: kind, Err: err}

@@ -33,6 +33,7 @@ func codeOf(k maildrop.Kind) codes.Code {
 		return codes.Canceled
 	case maildrop.Invalid:
 		return codes.InvalidArgument
+	case maildrop.Internal:
 	}
 	return codes.Internal
 }
@@ -113,6 +114,7 @@ func brokenKind(code codes.Code, changes bool) maildrop.Kind {
 	switch code {
 	case codes.Unimplemented, codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument, codes.OutOfRange:
 		return maildrop.Internal // refused before anything was done
+	default:
 	}
 	if changes {
 		return maildrop.Maybe
@@ -122,8 +124,9 @@ func brokenKind(code codes.Code, changes bool) maildrop.Kind {
 		return maildrop.Canceled
 	case codes.ResourceExhausted: // a message over a limit: it will be so again
 		return maildrop.Internal
+	default: // also Internal and Unknown: streams that were reset say so
+		return maildrop.Transient
 	}
-	return maildrop.Transient // also Internal and Unknown: streams that were reset say so
 }
 
 // canceled is the error of a call whose caller is gone, or whose writer failed.

@@ -282,8 +282,12 @@ func TestBrokenCalls(t *testing.T) {
 		}
 	}
 	a := newAuthority(t)
-	pool := rpc.NewPool(rpc.PoolConfig{TLS: a.client(front)})
-	defer pool.Close()
+	newPool := func(t *testing.T) *rpc.Pool {
+		pool := rpc.NewPool(rpc.PoolConfig{TLS: a.client(front)})
+		t.Cleanup(pool.Close)
+		return pool
+	}
+	pool := newPool(t)
 	t.Run("nobody there", func(t *testing.T) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -303,6 +307,7 @@ func TestBrokenCalls(t *testing.T) {
 	everything := func(rpc.Identity, string) error { return nil }
 	for name := range calls(t.Context(), pool.Client("unused")) {
 		t.Run("cut in "+name, func(t *testing.T) {
+			pool := newPool(t) // its own: a port may be given out again
 			server, address := serve(t, rpc.ServerConfig{TLS: a.server(node), Service: stuck, Allow: everything})
 			go func() {
 				<-entered
@@ -313,6 +318,7 @@ func TestBrokenCalls(t *testing.T) {
 			expect(t, name, calls(t.Context(), pool.Client(address))[name](), maildrop.Transient, maildrop.Maybe)
 		})
 		t.Run("hung up in "+name, func(t *testing.T) {
+			pool := newPool(t)
 			_, address := serve(t, rpc.ServerConfig{TLS: a.server(node), Service: stuck, Allow: everything})
 			ctx, cancel := context.WithCancel(t.Context())
 			go func() { <-entered; cancel() }()

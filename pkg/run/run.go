@@ -129,15 +129,12 @@ func (p *Process) Serve(name string, serve func() error, stop func(ctx context.C
 	})
 }
 
-// Go runs work in a goroutine until its context ends, at its turn of the stop.
-// When work returns earlier the process ends, with its error.
-func (p *Process) Go(name string, work func(ctx context.Context) error) {
-	ctx, cancel := context.WithCancel(context.Background())
-	var result error
-	p.Serve(name, func() error {
-		result = work(ctx)
-		return result
-	}, func(context.Context) error {
+// Go runs work in a goroutine until its context ends, at its turn of the stop
+// and not when ctx ends, whose values it has. When work returns earlier the
+// process ends, with its error.
+func (p *Process) Go(ctx context.Context, name string, work func(ctx context.Context) error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	p.Serve(name, func() error { return work(ctx) }, func(context.Context) error {
 		cancel()
 		return nil
 	})
@@ -174,7 +171,7 @@ func Main(ctx context.Context, options Options, start func(ctx context.Context, 
 	started := make(chan error, 1)
 	go func() { started <- start(starting, p) }()
 
-	err, ready := p.untilEnd(ctx, signals, started)
+	ready, err := p.untilEnd(ctx, signals, started)
 	p.enter(Draining)
 	cancel()
 	if !ready {
@@ -183,37 +180,37 @@ func Main(ctx context.Context, options Options, start func(ctx context.Context, 
 			err = late
 		}
 	}
-	return errors.Join(err, p.stop(signals, options.Drain))
+	return errors.Join(err, p.stop(ctx, signals, options.Drain))
 }
 
 // untilEnd waits for the reason to end: nil for a signal or the end of ctx.
 // ready is false while start has not returned.
-func (p *Process) untilEnd(ctx context.Context, signals <-chan os.Signal, started <-chan error) (err error, ready bool) {
+func (p *Process) untilEnd(ctx context.Context, signals <-chan os.Signal, started <-chan error) (ready bool, err error) {
 	for {
 		select {
 		case err := <-started:
 			if err != nil {
-				return err, true
+				return true, err
 			}
 			p.enter(Serving)
 			p.log.Info("ready")
 			started, ready = nil, true
 		case s := <-signals:
 			p.log.Info("draining", "signal", s.String())
-			return nil, ready
+			return ready, nil
 		case <-ctx.Done():
-			return nil, ready
+			return ready, nil
 		case err := <-p.failed:
 			p.log.Error("a part failed", "error", err)
-			return err, ready
+			return ready, err
 		}
 	}
 }
 
 // stop stops the parts in reverse order, within the drain time or until another
 // signal.
-func (p *Process) stop(signals <-chan os.Signal, drain time.Duration) error {
-	ctx, hurry := context.WithTimeout(context.Background(), drain)
+func (p *Process) stop(ctx context.Context, signals <-chan os.Signal, drain time.Duration) error {
+	ctx, hurry := context.WithTimeout(context.WithoutCancel(ctx), drain)
 	defer hurry()
 	done := make(chan error, 1)
 	go func() { done <- p.stopParts(ctx) }()

@@ -76,9 +76,9 @@ func TestStopsInReverseOrder(t *testing.T) {
 		err := Main(t.Context(), options(signals), func(ctx context.Context, p *Process) error {
 			steps.server(p, "a", time.Second)
 			p.OnStop("b", func(context.Context) error { steps.add("stop:b"); return nil })
-			p.Go("c", func(ctx context.Context) error {
+			p.Go(ctx, "c", func(ctx context.Context) error {
 				<-ctx.Done()
-				time.Sleep(time.Second)
+				<-time.After(time.Second)
 				steps.add("-c")
 				return ctx.Err()
 			})
@@ -100,8 +100,8 @@ func TestPartThatFailsEndsTheProcess(t *testing.T) {
 		broken := errors.New("broken")
 		err := Main(t.Context(), options(silence()), func(ctx context.Context, p *Process) error {
 			steps.server(p, "a", 0)
-			p.Go("b", func(context.Context) error { time.Sleep(time.Minute); return broken })
-			p.Go("c", func(ctx context.Context) error { <-ctx.Done(); return nil })
+			p.Go(ctx, "b", func(context.Context) error { <-time.After(time.Minute); return broken })
+			p.Go(ctx, "c", func(ctx context.Context) error { <-ctx.Done(); return nil })
 			return nil
 		})
 		if !errors.Is(err, broken) || !strings.HasPrefix(err.Error(), "b: ") {
@@ -116,7 +116,7 @@ func TestPartThatFailsEndsTheProcess(t *testing.T) {
 func TestPartThatEndsWithoutErrorIsMissedToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		err := Main(t.Context(), options(silence()), func(ctx context.Context, p *Process) error {
-			p.Go("a", func(context.Context) error { return nil })
+			p.Go(ctx, "a", func(context.Context) error { return nil })
 			return nil
 		})
 		if err == nil || err.Error() != "a: ended by itself" {

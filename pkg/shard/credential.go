@@ -10,9 +10,10 @@ import (
 // PHC string spells in 65 characters of base64.
 type credential struct {
 	text   *string // nil: none. Packed: "$argon2id$v=19$m=65536,t=3,p=4$", shared; else the hash itself
-	secret [packedSalt + packedTag]byte
-	packed bool
+	secret secret  // salt and tag of a packed one, and then not zero
 }
+
+type secret [packedSalt + packedTag]byte
 
 const (
 	packedSalt = 16 // octets
@@ -24,7 +25,9 @@ const (
 
 var phcEncoding = base64.RawStdEncoding.Strict()
 
-func (c credential) empty() bool { return c.text == nil }
+func (c *credential) empty() bool { return c.text == nil }
+
+func (c *credential) packed() bool { return c.secret != secret{} }
 
 // packCredential packs any text. shared returns a text's one copy.
 func packCredential(hash string, shared func(string) *string) (c credential) {
@@ -32,7 +35,7 @@ func packCredential(hash string, shared func(string) *string) (c credential) {
 		return c
 	}
 	if c.pack(hash) {
-		c.text, c.packed = shared(hash[:len(hash)-packedText]), true
+		c.text = shared(hash[:len(hash)-packedText])
 		return c
 	}
 	hash = strings.Clone(hash)
@@ -52,7 +55,7 @@ func (c *credential) pack(hash string) bool {
 	}
 	_, err1 := phcEncoding.Decode(c.secret[:packedSalt], []byte(salt))
 	_, err2 := phcEncoding.Decode(c.secret[packedSalt:], []byte(tag))
-	return err1 == nil && err2 == nil
+	return err1 == nil && err2 == nil && c.packed()
 }
 
 // hash is the text that was packed.
@@ -60,7 +63,7 @@ func (c *credential) hash() string {
 	switch {
 	case c.text == nil:
 		return ""
-	case !c.packed:
+	case !c.packed():
 		return *c.text
 	}
 	return *c.text + phcEncoding.EncodeToString(c.secret[:packedSalt]) + "$" + phcEncoding.EncodeToString(c.secret[packedSalt:])

@@ -66,7 +66,6 @@ func BenchmarkIndexMemory(b *testing.B) {
 		empty := filled(mailboxes, 0)
 		box := heap() - before
 		runtime.KeepAlive(empty)
-		empty = nil
 		before = heap()
 		full := filled(mailboxes, messages)
 		all := heap() - before

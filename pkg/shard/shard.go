@@ -20,7 +20,7 @@
 //     carries both under the ledger's secret, and counts for the shard's next owner
 //     as well. It lives 6 hours from its last Check, and never more than 20.
 //   - A message is not in a session that was opened after its retention had ended.
-//   - Memory: about 32 octets a message and 180 a mailbox; bodies that wait to be
+//   - Memory: about 35 octets a message and 220 a mailbox; bodies that wait to be
 //     written, at most 64 MiB; the cache of bodies, Config.CacheBytes.
 //   - No lock is held while a password is verified or storage is waited for.
 //

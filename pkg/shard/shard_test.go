@@ -34,7 +34,7 @@ func plainHash(password string) string { return hashForm + "$" + password }
 
 const (
 	anna     maildrop.Address = "anna@local.example"
-	password                  = "secret"
+	password string           = "secret"
 )
 
 // localRules have one local domain.

@@ -120,7 +120,7 @@ func (s *state) deliver(e ledger.Entry, d *ledger.Delivery) error {
 		position: e.Position, size: uint32(d.Size), wire: uint32(d.Wire), offset: e.Offset,
 		checksum: d.Checksum, received: seconds(d.Received), class: maildrop.Class(d.Class),
 	}
-	if d.Wire > maxWire || d.Size > maxWire || m.class.Retention() == 0 {
+	if d.Wire > maxWire || d.Size > maxWire || int(m.class) >= len(retention) || m.class == maildrop.ClassNone {
 		return fmt.Errorf("%s: delivery of %d octets, %s: %w", e.Position, d.Wire, m.class, errRecord)
 	}
 	address := maildrop.Address(d.Mailbox)
@@ -134,7 +134,7 @@ func (s *state) deliver(e ledger.Entry, d *ledger.Delivery) error {
 		s.imported[importedUID{address, maildrop.UID(d.UID)}] = e.Position
 	}
 	box := s.mailbox(address)
-	box.messages = append(box.messages, m)
+	box.add(m)
 	s.messages++
 	s.repeats.add(repeatKey(address, d.ID), m.received)
 	return nil
@@ -148,6 +148,15 @@ func (s *state) mailbox(address maildrop.Address) *mailbox {
 		s.mailboxes[address] = box
 	}
 	return box
+}
+
+// add appends a message. Room grows by an eighth and not by half or more, for
+// memory is what a node runs out of first.
+func (b *mailbox) add(m message) {
+	if n := len(b.messages); n == cap(b.messages) {
+		b.messages = append(make([]message, 0, n+n/8+1), b.messages...)
+	}
+	b.messages = append(b.messages, m)
 }
 
 // remove marks messages. One that is gone already keeps its first removal; one
@@ -235,7 +244,13 @@ func (s *state) drop(address maildrop.Address, box *mailbox, before int64, left 
 // expires is the Unix time in seconds from which on the message is not shown
 // any more.
 func (m *message) expires() int64 {
-	return int64(m.received) + int64(m.class.Retention()/time.Second)
+	return int64(m.received) + retention[m.class]
+}
+
+// retention is each class's in seconds; deliver takes no other class.
+var retention = [...]int64{
+	maildrop.ClassLocal:      int64(maildrop.LocalRetention / time.Second),
+	maildrop.ClassContinuity: int64(maildrop.ContinuityRetention / time.Second),
 }
 
 // seconds is a Unix time that fits 32 bits until the year 2106.

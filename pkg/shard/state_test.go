@@ -2,7 +2,6 @@ package shard
 
 import (
 	"context"
-	"encoding/base64"
 	"fmt"
 	"maps"
 	"slices"
@@ -301,105 +300,4 @@ func TestStateRefusesWhatItCantBe(t *testing.T) {
 			}
 		})
 	}
-}
-
-// The exact rule about repetitions, against a list of all of them.
-func TestRepeatsModel(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		var r repeats
-		model := make(map[delivery]uint32)
-		now := uint32(1_800_000_000)
-		t.Repeat(map[string]func(*rapid.T){
-			"wait": func(t *rapid.T) { now += rapid.Uint32Range(0, 40*3600).Draw(t, "seconds") },
-			"add": func(t *rapid.T) {
-				key := delivery{rapid.ByteMax(20).Draw(t, "key")}
-				r.add(key, now)
-				model[key] = now
-			},
-			"turn": func(*rapid.T) { r.turn(now) },
-			"": func(t *rapid.T) {
-				for b := range byte(21) {
-					came, known := model[delivery{b}]
-					if want := known && now-came < windowSeconds; r.has(delivery{b}, now) != want {
-						t.Fatalf("delivery %d is known: %v, want %v", b, !want, want)
-					}
-				}
-			},
-		})
-	})
-}
-
-// Whatever text is packed comes out again, and hashes of ours are packed.
-func TestCredentialsArePackedWithoutLoss(t *testing.T) {
-	texts := newState()
-	const ours = "$argon2id$v=19$m=65536,t=3,p=4$"
-	rapid.Check(t, func(t *rapid.T) {
-		salt, tag := rapid.SliceOfN(rapid.Byte(), 15, 17).Draw(t, "salt"), rapid.SliceOfN(rapid.Byte(), 31, 33).Draw(t, "tag")
-		hash := ours + base64.RawStdEncoding.EncodeToString(salt) + "$" + base64.RawStdEncoding.EncodeToString(tag)
-		packed := packCredential(hash, texts.text)
-		if packed.hash() != hash {
-			t.Fatalf("%q became %q", hash, packed.hash())
-		}
-		if packed.packed != (len(salt) == packedSalt && len(tag) == packedTag) {
-			t.Fatalf("%q is packed: %v", hash, packed.packed)
-		}
-		odd := rapid.StringOfN(rapid.RuneFrom([]rune("$Aa0/+\r\n=")), 0, 80, -1).Draw(t, "odd")
-		if c := packCredential(odd, texts.text); c.hash() != odd || c.empty() != (odd == "") {
-			t.Fatalf("%q became %q", odd, c.hash())
-		}
-		// The right length and separators, and any text between.
-		near := "$" + rapid.StringOfN(rapid.RuneFrom([]rune("Aa0/+\r\n=")), saltText, saltText, -1).Draw(t, "near") + "$" + strings.Repeat("A", tagText)
-		if c := packCredential(near, texts.text); c.hash() != near {
-			t.Fatalf("%q became %q", near, c.hash())
-		}
-	})
-}
-
-func TestMintedUIDsAreReadBack(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		s := &state{identity: rapid.Uint32().Draw(t, "identity")}
-		position := ledger.At(rapid.Uint64Range(1, ledger.MaxSequence).Draw(t, "sequence"), rapid.Uint16().Draw(t, "index"))
-		if got, read := s.minted(maildrop.UID(ledger.UID(s.identity, position))); !read || got != position {
-			t.Fatalf("%v became %v (%v)", position, got, read)
-		}
-		if _, read := s.minted(maildrop.UID(ledger.UID(s.identity+1, position))); read {
-			t.Fatal("another ledger's is taken")
-		}
-	})
-}
-
-func TestToken(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		secret, other := [32]byte{1}, [32]byte{2}
-		c := claims{
-			snapshot: snapshot{
-				address:  maildrop.Address(rapid.StringOfN(rapid.Rune(), 3, 60, -1).Draw(t, "address")),
-				position: ledger.Position(rapid.Uint64().Draw(t, "position")), opened: rapid.Int64().Draw(t, "opened"),
-			},
-			credentials: ledger.Position(rapid.Uint64().Draw(t, "credentials")), expires: rapid.Int64().Draw(t, "expires"),
-		}
-		token := c.token(secret)
-		if got, err := parseToken(secret, token); err != nil || got != c {
-			t.Fatalf("%+v became %+v, %v", c, got, err)
-		}
-		if _, err := parseToken(other, token); err == nil {
-			t.Fatal("another ledger's secret opens it")
-		}
-		token[rapid.IntRange(0, len(token)-1).Draw(t, "octet")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
-		if _, err := parseToken(secret, token); err == nil {
-			t.Fatal("a changed token is taken")
-		}
-	})
-}
-
-func FuzzParseToken(f *testing.F) {
-	secret := [32]byte{1}
-	f.Add(claims{snapshot: snapshot{address: anna, position: 1 << 16, opened: 1}, expires: 2}.token(secret))
-	f.Add([]byte{tokenVersion})
-	f.Fuzz(func(t *testing.T, token []byte) {
-		c, err := parseToken(secret, token)
-		if err == nil && string(c.token(secret)) != string(token) {
-			t.Fatalf("%x has two spellings", token)
-		}
-	})
 }

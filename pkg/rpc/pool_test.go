@@ -1,0 +1,58 @@
+package rpc
+
+import (
+	"crypto/tls"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/postern-pop/postern/pkg/maildrop"
+)
+
+// A connection that nobody uses is closed, one with a call isn't, and a client
+// that was kept connects anew. Its pool ends all.
+func TestPoolClosesWhatIsUnused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPool(PoolConfig{TLS: &tls.Config{MinVersion: tls.VersionTLS13}})
+		c := p.Client("127.0.0.1:1")
+		if p.Client("127.0.0.1:1") != c {
+			t.Error("two clients of one address")
+		}
+		connected := func() bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.conn != nil
+		}
+		first, err := c.acquire("test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(2 * poolIdle)
+		if !connected() {
+			t.Error("closed during a call")
+		}
+		c.release()
+		<-time.After(poolIdle - poolSweep)
+		synctest.Wait()
+		if !connected() {
+			t.Error("closed too early")
+		}
+		<-time.After(3 * poolSweep)
+		synctest.Wait()
+		if connected() {
+			t.Error("not closed")
+		}
+		again, err := c.acquire("test")
+		if err != nil || again == first {
+			t.Errorf("no new connection, %v", err)
+		}
+		c.release()
+		p.Close()
+		p.Close()
+		for _, c := range []*Client{c, p.Client("127.0.0.1:1"), p.Client("127.0.0.1:2")} {
+			if _, err := c.acquire("test"); err == nil || maildrop.KindOf(err) != maildrop.Transient {
+				t.Errorf("after the pool's end: %v", err)
+			}
+		}
+	})
+}
