@@ -11,7 +11,7 @@ help: ## explain every target
 
 .PHONY: build
 build: ## build bin/postern
-	CGO_ENABLED=0 $(GO) build -trimpath -o bin/postern ./cmd/postern
+	$(GO) build -o bin/postern ./cmd/postern
 
 .PHONY: run
 run: build ## start five regions on this machine, with mail in them (ARGS="--base-port N" to shift the ports)
