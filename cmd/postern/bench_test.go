@@ -123,17 +123,15 @@ func BenchmarkIdleSession(b *testing.B) {
 	d := startDemo(b, b.TempDir(), freePorts(b))
 	user := d.user("eu", kindLocal)
 	config := benchTLS(d, nil)
-	for b.Loop() {
-		benchQuit(b, benchLogin(b, d, user, config)) // what the first session brings with it
-		before := d.proportionalMemory(b)
-		open := make([]*mailclient.POP, sessions)
-		for i := range open {
-			open[i] = benchLogin(b, d, user, config)
-		}
-		b.ReportMetric(float64(d.proportionalMemory(b)-before)/sessions/1024, "KiB/session")
-		for _, pop := range open {
-			benchQuit(b, pop)
-		}
+	benchQuit(b, benchLogin(b, d, user, config)) // what the first session brings with it
+	before := d.proportionalMemory(b)
+	open := make([]*mailclient.POP, sessions)
+	for i := range open {
+		open[i] = benchLogin(b, d, user, config)
+	}
+	b.ReportMetric(float64(d.proportionalMemory(b)-before)/sessions/1024, "KiB/session")
+	for _, pop := range open {
+		benchQuit(b, pop)
 	}
 	b.ReportMetric(0, "ns/op")
 }
@@ -169,6 +167,7 @@ func (d *running) deliverText(b *testing.B, user demoUser, text []byte) {
 // cost is what the processes of a region have spent since their start.
 type cost struct {
 	cpuTicks, mallocs float64
+	byRole            map[string]float64 // CPU ticks
 }
 
 // measure runs the operation once for warmth and then b.N times, and returns the
@@ -186,12 +185,16 @@ func (c cost) report(b *testing.B, before cost) float64 {
 	const ticksPerSecond = 100 // USER_HZ, fixed on Linux
 	cpu := (c.cpuTicks - before.cpuTicks) / ticksPerSecond / float64(b.N)
 	b.ReportMetric(cpu*1e3, "server-cpu-ms/op")
+	for role, ticks := range c.byRole {
+		b.ReportMetric((ticks-before.byRole[role])/ticksPerSecond/float64(b.N)*1e3, role+"-cpu-ms/op")
+	}
 	b.ReportMetric((c.mallocs-before.mallocs)/float64(b.N), "server-allocs/op")
 	return cpu
 }
 
 func (d *running) spent(b *testing.B) (c cost) {
 	region := d.region("eu")
+	c.byRole = map[string]float64{}
 	for _, process := range region.Processes {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", process.PID))
 		if err != nil {
@@ -204,6 +207,7 @@ func (d *running) spent(b *testing.B) (c cost) {
 				b.Fatal(err)
 			}
 			c.cpuTicks += ticks
+			c.byRole[process.Role] += ticks
 		}
 	}
 	for _, address := range region.Metrics {
