@@ -32,11 +32,11 @@ const sampleSender = "hello@sender.example"
 func head(to, name, subject string) string {
 	return "Received: from mail.sender.example (mail.sender.example [192.0.2.25])\r\n" +
 		"\tby gateway.postern.example with ESMTPS id demo-" + name + "\r\n" +
-		"\tfor <" + to + ">; Mon, 23 Nov 2026 09:00:00 +0000\r\n" +
+		"\tfor <" + to + ">; Mon, 2 Nov 2026 09:00:00 +0000\r\n" +
 		"From: Postern demo <" + sampleSender + ">\r\n" +
 		"To: <" + to + ">\r\n" +
 		"Subject: " + subject + "\r\n" +
-		"Date: Mon, 23 Nov 2026 09:00:00 +0000\r\n" +
+		"Date: Mon, 2 Nov 2026 09:00:00 +0000\r\n" +
 		"Message-ID: <demo-" + name + "." + strings.ReplaceAll(to, "@", ".") + ">\r\n" +
 		"MIME-Version: 1.0\r\n"
 }

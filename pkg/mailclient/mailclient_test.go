@@ -1,6 +1,7 @@
 package mailclient
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"io"
@@ -11,24 +12,33 @@ import (
 	"pgregory.net/rapid"
 )
 
-// script serves fixed octets and keeps what the client sent.
-func script(t *testing.T, server string) (net.Conn, *bytes.Buffer) {
+// script is a server that says its greeting and, when a command has come, the
+// rest; then it hangs up.
+func script(t *testing.T, greeting, rest string) net.Conn {
 	t.Helper()
 	near, far := net.Pipe()
-	var sent bytes.Buffer
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		go func() { io.WriteString(far, server); far.Close() }()
-		io.Copy(&sent, far)
+		defer far.Close()
+		io.WriteString(far, greeting)
+		if rest == "" {
+			return
+		}
+		commands := bufio.NewReader(far)
+		if _, err := commands.ReadString('\n'); err != nil {
+			return
+		}
+		go io.Copy(io.Discard, commands)
+		io.WriteString(far, rest)
 	}()
 	t.Cleanup(func() { near.Close(); <-done })
-	return near, &sent
+	return near
 }
 
 func TestPOPShowsMessagesAsTheyAre(t *testing.T) {
 	long := strings.Repeat("x", 3*bufferSize) + "."
-	conn, _ := script(t, "+OK ready\r\n+OK\r\n..\r\nA: b\r\n\r\n..dot\r\n"+long+"\r\nbare\rcr\r\n.\r\n-ERR no\r\n")
+	conn := script(t, "+OK ready\r\n", "+OK\r\n..\r\nA: b\r\n\r\n..dot\r\n"+long+"\r\nbare\rcr\r\n.\r\n")
 	p, err := NewPOP(conn)
 	if err != nil || p.Greeting != "ready" {
 		t.Fatal(p, err)
@@ -39,21 +49,26 @@ func TestPOPShowsMessagesAsTheyAre(t *testing.T) {
 	if err != nil || got.String() != want || octets != uint64(len(want)) {
 		t.Fatalf("%q, %d, %v", got.String(), octets, err)
 	}
+}
+
+func TestPOPRefusal(t *testing.T) {
+	p, err := NewPOP(script(t, "+OK\r\n", "-ERR no\r\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var refused *ReplyError
-	if err := p.Dele(1); !errors.As(err, &refused) || refused.Reply != "-ERR no" {
+	if err := p.Dele(1); !errors.As(err, &refused) || refused.Error() != "DELE: -ERR no" {
 		t.Fatal(err)
 	}
 }
 
 func TestPOPIsStrict(t *testing.T) {
 	for _, server := range []string{"", "+OK", "+OK no CR\n", "+OKAY\r\n", "* OK imap\r\n", "+ok small\r\n"} {
-		conn, _ := script(t, server)
-		if _, err := NewPOP(conn); err == nil {
+		if _, err := NewPOP(script(t, server, "")); err == nil {
 			t.Errorf("took %q for a greeting", server)
 		}
 	}
-	conn, _ := script(t, "+OK\r\n+OK\r\ncut off")
-	p, err := NewPOP(conn)
+	p, err := NewPOP(script(t, "+OK\r\n", "+OK\r\ncut off"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,8 +81,7 @@ func TestPOPIsStrict(t *testing.T) {
 func TestStuffedIsUndoneByPOP(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		message := strings.Join(rapid.SliceOf(rapid.SampledFrom([]string{".", "..", "\r\n", "a", "\r", "x.y"})).Draw(rt, "parts"), "") + "\r\n"
-		conn, _ := script(t, "+OK\r\n+OK\r\n"+string(stuffed([]byte(message))))
-		p, err := NewPOP(conn)
+		p, err := NewPOP(script(t, "+OK\r\n", "+OK\r\n"+string(stuffed([]byte(message)))))
 		if err != nil {
 			rt.Fatal(err)
 		}

@@ -20,6 +20,7 @@ var logins = []test{
 	{"credentials that change", credentialsChange},
 	{"a record that changes without its credentials", recordChanges},
 	{"an address that is removed", addressRemoved},
+	{"a domain that changes hands", domainChangesHands},
 }
 
 // wrongCredentials: nobody learns which addresses there are.
@@ -44,6 +45,23 @@ func wrongCredentials(s *scene) {
 		}
 	}
 	s.open(anna)
+}
+
+// domainChangesHands: the former owner's users have no business in the
+// domain of the new one, and its mail does not reach their mailboxes.
+func domainChangesHands(s *scene) {
+	anna := s.user("anna")
+	session := s.open(anna)
+	heir := policy.Account{Name: s.account.Name + "-heir", Region: s.account.Region}
+	s.rules.PutAccount(heir)
+	s.rules.PutDomain(policy.Domain{Name: s.domain, Account: heir.Name, Kind: policy.DomainLocal})
+	_, err := s.login(anna, Password)
+	s.denied(err, maildrop.ReasonCredentials)
+	s.fails(session.Check(s.Context()), maildrop.Denied)
+	s.fails(s.Service.Accept(s.Context(), maildrop.Recipient{Address: anna}), maildrop.NotFound)
+	s.kind(policy.DomainLocal)
+	s.open(anna)
+	s.ok(s.Service.Accept(s.Context(), maildrop.Recipient{Address: anna}))
 }
 
 func refusedLogins(s *scene) {

@@ -23,7 +23,7 @@ func (c *conn) report(end End) {
 		slog.String("session", c.id),
 		slog.String("remote", c.remote.String()),
 		slog.String("end", string(end)),
-		slog.Duration("duration", time.Since(c.started)),
+		slog.Float64("seconds", time.Since(c.started).Seconds()),
 		slog.Uint64("octets_in", c.in.octets),
 		slog.Uint64("octets_out", c.out.octets),
 	}
@@ -34,7 +34,7 @@ func (c *conn) report(end End) {
 	}
 	if c.drop != nil {
 		attrs = append(attrs, slog.String("user", string(info.Address)), slog.String("mechanism", c.session.Mechanism()),
-			slog.String("region", info.Region), slog.String("node", info.Node), slog.String("class", info.Class.String()),
+			slog.String("home", info.Region), slog.String("node", info.Node), slog.String("class", info.Class.String()),
 			slog.Int("messages", info.Count), slog.Int("retr", tally.Retr), slog.Int("top", tally.Top),
 			slog.Int("dele", tally.Dele), slog.Int("removed", tally.Removed))
 		if before, after, ok := c.session.UIDs(); ok {

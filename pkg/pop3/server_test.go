@@ -150,7 +150,7 @@ func TestReport(t *testing.T) {
 		c.expectEnd()
 		stop(t, server)
 		for _, want := range []string{
-			"msg=session", "end=quit", `tls="TLS 1.3"`, "cipher=TLS_", "user=alice@example.com", "mechanism=USER", "region=eu", "node=n1",
+			"msg=session", "end=quit", `tls="TLS 1.3"`, "cipher=TLS_", "user=alice@example.com", "mechanism=USER", "home=eu", "node=n1",
 			"class=local", "messages=5", "retr=1", "top=1", "dele=1", "removed=1", "octets_in=", "uids=",
 		} {
 			if !strings.Contains(log.String(), want) {

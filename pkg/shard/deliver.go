@@ -40,7 +40,7 @@ func (s *Shard) keep(address maildrop.Address, now time.Time) (maildrop.Class, e
 	if primary := r.primary(); primary != "" {
 		return 0, &maildrop.Error{Op: "shard.keep", Kind: maildrop.Alias, Primary: primary}
 	}
-	domain, account, ok := s.config.Rules.Domain(address.Domain())
+	domain, account, ok := s.customer(address, r)
 	if !ok {
 		return 0, &maildrop.Error{Op: "shard.keep", Kind: maildrop.NotFound, Err: errors.New("nobody's domain")}
 	}

@@ -47,10 +47,11 @@ func (s *Shard) verify(ctx context.Context, login maildrop.Login) (*record, erro
 	if r != nil && r.primary() != "" {
 		return nil, &maildrop.Error{Op: "shard.verify", Kind: maildrop.Alias, Primary: r.primary()}
 	}
-	_, _, known := s.config.Rules.Domain(login.Address.Domain())
 	hash := ""
-	if r != nil && known {
-		hash = r.credential.hash()
+	if r != nil {
+		if _, _, ok := s.customer(login.Address, r); ok {
+			hash = r.credential.hash()
+		}
 	}
 	if err := s.config.Verify(ctx, login.Address, hash, login.Password); err != nil {
 		return nil, err
@@ -63,9 +64,17 @@ func (s *Shard) verify(ctx context.Context, login maildrop.Login) (*record, erro
 	return now, nil
 }
 
+// customer is whose rules decide for an address: its domain's account. It is
+// nobody when the record was made for another account: then the domain has
+// changed hands, and its former owner's users have no business there.
+func (s *Shard) customer(address maildrop.Address, r *record) (policy.Domain, policy.Account, bool) {
+	domain, account, ok := s.config.Rules.Domain(address.Domain())
+	return domain, account, ok && account.Name == *r.account
+}
+
 // admit asks the policy about a user whose password was right.
 func (s *Shard) admit(login maildrop.Login, r *record, now time.Time) (maildrop.Class, error) {
-	domain, account, ok := s.config.Rules.Domain(login.Address.Domain())
+	domain, account, ok := s.customer(login.Address, r)
 	if !ok {
 		return 0, &maildrop.Error{Op: "shard.admit", Kind: maildrop.Denied, Reason: maildrop.ReasonCredentials}
 	}
@@ -155,7 +164,7 @@ func (d *drop) Check(ctx context.Context) error {
 	if r == nil || r.credentials != d.claims.credentials {
 		return &maildrop.Error{Op: op, Kind: maildrop.Denied, Reason: maildrop.ReasonChanged, Text: textChanged}
 	}
-	domain, account, ok := d.shard.config.Rules.Domain(d.claims.address.Domain())
+	domain, account, ok := d.shard.customer(d.claims.address, r)
 	if !ok {
 		return &maildrop.Error{Op: op, Kind: maildrop.Denied, Reason: maildrop.ReasonChanged, Text: textChanged}
 	}
