@@ -16,6 +16,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"github.com/postern-pop/postern/pkg/config"
 	"github.com/postern-pop/postern/pkg/directory"
@@ -29,6 +31,7 @@ const (
 	etcdDial      = 5 * time.Second
 	etcdKeepalive = 10 * time.Second // without it an endpoint that swallows packets hangs a watch
 	etcdSilence   = 5 * time.Second
+	etcdReconnect = time.Second // at most, between attempts: a node's lease must not end while etcd is back already
 )
 
 // farewell is how long a process tries to tell the others that it leaves. When
@@ -85,7 +88,10 @@ func buildInfo() prometheus.Collector {
 
 // etcdClient makes a client that connects when it is first used.
 func etcdClient(p *run.Process, name string, cfg config.Etcd) (*clientv3.Client, error) {
+	reconnect := backoff.DefaultConfig
+	reconnect.MaxDelay = etcdReconnect
 	settings := clientv3.Config{
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: etcdDial})},
 		DialTimeout: etcdDial, DialKeepAliveTime: etcdKeepalive, DialKeepAliveTimeout: etcdSilence,
 		Logger: zap.NewNop(), // its users log what matters
 	}
