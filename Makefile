@@ -50,13 +50,13 @@ proto-check: $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc # generated code
 
 .PHONY: fuzz
 fuzz: ## every fuzz target, FUZZTIME each (10s)
-	@set -e; grep -rhoE '^func Fuzz[A-Za-z0-9_]+' --include=*_test.go pkg cmd -H | sed 's/:func /:/' | while IFS=: read -r file name; do \
+	@set -e; grep -roE '^func Fuzz[A-Za-z0-9_]+' --include=*_test.go pkg cmd | sed 's/:func /:/' | while IFS=: read -r file name; do \
 		echo "== $$(dirname $$file) $$name"; \
 		$(GO) test ./$$(dirname $$file) -run '^$$' -fuzz "^$$name\$$" -fuzztime $(or $(FUZZTIME),10s); done
 
 .PHONY: bench
-bench: build ## cost per session, poll, delivery and idle session, through the demo's processes
-	$(GO) run ./cmd/postern-bench -binary bin/postern
+bench: ## CPU, allocations and memory per session, poll, download and delivery, through the demo's processes
+	$(GO) test ./cmd/postern -run '^$$' -bench . -benchtime 300x -timeout 30m
 
 .PHONY: clients
 clients: build ## real mail clients against the demo (needs curl fetchmail mpop python3 swaks)
