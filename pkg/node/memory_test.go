@@ -173,6 +173,40 @@ func TestCallsWaitForAShardThatIsBeingOpened(t *testing.T) {
 	})
 }
 
+// listed is a shard with one address.
+type listed struct {
+	plain
+	address maildrop.Address
+}
+
+func (l listed) Addresses(context.Context, string) ([]maildrop.AddressRecord, error) {
+	return []maildrop.AddressRecord{{Address: l.address}}, nil
+}
+
+// Half a list of addresses looks like a whole one: a shard that is being opened
+// is waited for, and when that takes too long there is no list.
+func TestAddressesAreNeverHalfAList(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &Node{holdings: empty(t)}
+		h := n.holdings
+		h.serve(h.begin(0, func() {}), listed{address: "b@acme.example"})
+		opening := h.begin(1, func() {})
+		if records, err := n.Addresses(t.Context(), "acme"); err == nil {
+			t.Fatalf("answered %v without shard 1", records)
+		} else {
+			wantNotOwner(t, err)
+		}
+		go func() {
+			<-time.After(time.Second)
+			h.serve(opening, listed{address: "a@acme.example"})
+		}()
+		records, err := n.Addresses(t.Context(), "acme")
+		if err != nil || len(records) != 2 || records[0].Address != "a@acme.example" {
+			t.Fatalf("%v, %v", records, err)
+		}
+	})
+}
+
 func TestADroppedShardIsNotServed(t *testing.T) {
 	h, stopped := empty(t), false
 	s := h.begin(2, func() { stopped = true })
