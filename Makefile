@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 GO ?= go
-TOOLS := $(CURDIR)/bin/tools
+TOOLS := bin/tools
 PROTOS := $(wildcard proto/postern/v1/*.proto)
 
 .PHONY: help
@@ -37,14 +37,14 @@ lint: $(TOOLS)/golangci-lint ## formatting, vet, golangci-lint, generated code a
 .PHONY: proto
 proto: $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## generate Go from proto/ (needs protoc)
 	@command -v protoc >/dev/null || { echo "protoc is missing: install your system's protobuf-compiler"; exit 1; }
-	PATH=$(TOOLS):$$PATH protoc -I proto --go_out=. --go_opt=module=github.com/postern-pop/postern \
+	PATH="$(CURDIR)/$(TOOLS):$$PATH" protoc -I proto --go_out=. --go_opt=module=github.com/postern-pop/postern \
 		--go-grpc_out=. --go-grpc_opt=module=github.com/postern-pop/postern $(PROTOS)
 
 .PHONY: proto-check
 proto-check: $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc # generated code is what proto/ generates
 	@command -v protoc >/dev/null || { echo "protoc is missing: install your system's protobuf-compiler"; exit 1; }
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
-	PATH=$(TOOLS):$$PATH protoc -I proto --go_out=$$dir --go_opt=module=github.com/postern-pop/postern \
+	PATH="$(CURDIR)/$(TOOLS):$$PATH" protoc -I proto --go_out=$$dir --go_opt=module=github.com/postern-pop/postern \
 		--go-grpc_out=$$dir --go-grpc_opt=module=github.com/postern-pop/postern $(PROTOS) && \
 	for f in $$dir/proto/postern/v1/*.go; do diff -q $$f proto/postern/v1/$$(basename $$f) || { echo "run make proto"; exit 1; }; done
 
@@ -68,4 +68,4 @@ clean: ## remove what was built and the demo's data
 
 $(TOOLS)/%: .ci/tools/go.mod
 	@mkdir -p $(TOOLS)
-	cd .ci/tools && GOBIN=$(TOOLS) $(GO) install $$(grep -oE '[^ \t]+/$*$$' go.mod | head -1)
+	cd .ci/tools && GOBIN="$(CURDIR)/$(TOOLS)" $(GO) install $$(grep -oE '[^ \t]+/$*$$' go.mod | head -1)
