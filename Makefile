@@ -68,4 +68,4 @@ clean: ## remove what was built and the demo's data
 
 $(TOOLS)/%: .ci/tools/go.mod
 	@mkdir -p $(TOOLS)
-	cd .ci/tools && GOBIN="$(CURDIR)/$(TOOLS)" $(GO) install $$(grep -oE '[^ \t]+/$*$$' go.mod | head -1)
+	cd .ci/tools && GOBIN="$(CURDIR)/$(TOOLS)" $(GO) install $$(grep -oE '[^[:space:]]+/$*$$' go.mod | head -1)
