@@ -52,7 +52,7 @@ func (v accountView) legacy() string {
 	if v.LegacyUntil != nil && v.LegacyUntil.Equal(v.LegacyUntil.Truncate(24*time.Hour)) {
 		return v.LegacyUntil.AddDate(0, 0, -1).Format(time.DateOnly)
 	}
-	return shown(v.LegacyUntil, "never")
+	return shown(v.LegacyUntil, "none")
 }
 
 func (v accountView) state() string {
@@ -170,7 +170,7 @@ func (c *accountShowCmd) Run(ctx context.Context, cl *client) error {
 type accountSetCmd struct {
 	Name        string   `arg:"" help:"The account."`
 	Continuity  *bool    `negatable:"" help:"It has the continuity package."`
-	LegacyUntil *string  `placeholder:"DATE" help:"The last day (UTC) of legacy POP, or never."`
+	LegacyUntil *string  `placeholder:"DATE" help:"The last day (UTC) of legacy POP, or none."`
 	Network     []string `placeholder:"CIDR" xor:"networks" help:"A network that its users may log in from, in place of those before; may be repeated."`
 	AnyNetwork  bool     `xor:"networks" help:"Let its users log in from anywhere."`
 }
@@ -226,7 +226,7 @@ func (c *accountEnableCmd) Run(ctx context.Context, cl *client) error {
 
 // parseLegacy reads the end of legacy POP: a day means through its end, in UTC.
 func parseLegacy(text string) (milli int64, err error) {
-	if text == "" || text == "never" {
+	if text == "" || text == "none" {
 		return 0, nil
 	}
 	if day, err := time.Parse(time.DateOnly, text); err == nil {
@@ -234,7 +234,7 @@ func parseLegacy(text string) (milli int64, err error) {
 	}
 	t, err := policy.ParseTime(text, time.UTC)
 	if err != nil {
-		return 0, fmt.Errorf("legacy-until %q: expected a day such as 2027-01-31, or never", text)
+		return 0, fmt.Errorf("legacy-until %q: expected a day such as 2027-01-31, or none", text)
 	}
 	return t.UnixMilli(), nil
 }

@@ -59,17 +59,9 @@ func (c *certificate) reload() error {
 	return nil
 }
 
-// serverTLS is the configuration for a public door: TLS 1.2 and newer. It is one
-// for all connections, or no session would ever be resumed.
-func serverTLS(cert, key string) (*tls.Config, error) {
+// shownTo is the certificate for whoever connects, read once already.
+func shownTo(cert, key string) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
 	own := newCertificate(cert, key)
-	if _, err := own.current(); err != nil {
-		return nil, err
-	}
-	return &tls.Config{
-		MinVersion:     tls.VersionTLS12,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return own.current() },
-		// The end of a reply goes out in one record: some clients wait for ever else.
-		DynamicRecordSizingDisabled: true,
-	}, nil
+	_, err := own.current()
+	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return own.current() }, err
 }

@@ -19,6 +19,7 @@ import (
 // Timing of the demo's processes.
 const (
 	restartAfter = 2 * time.Second // a process that ended by itself
+	drainGrace   = 2 * time.Second // between the first SIGTERM and the second
 	stopGrace    = 4 * time.Second // between SIGTERM and SIGKILL, for each of two groups of processes
 	pollEvery    = 50 * time.Millisecond
 	readyIn      = 60 * time.Second // a machine with everything else to do needs longer than a few seconds
@@ -190,16 +191,38 @@ func release(ctx context.Context, children []*child) error {
 	for _, c := range children {
 		c.signal(syscall.SIGTERM)
 	}
-	for _, c := range children {
-		select {
-		case <-c.last:
-		case <-ctx.Done():
-			errs = append(errs, fmt.Errorf("%s did not stop in time and was killed; its log: %s", c.title(), c.log))
-			c.signal(syscall.SIGKILL)
-			<-c.last
+	// The second signal ends what a drain still waits for, such as idle sessions.
+	hurry := time.AfterFunc(drainGrace, func() {
+		for _, c := range children {
+			c.signal(syscall.SIGTERM)
 		}
+	})
+	defer hurry.Stop()
+	for _, c := range children {
+		if c.endsBefore(ctx) {
+			continue
+		}
+		errs = append(errs, fmt.Errorf("%s did not stop in time and was killed; its log: %s", c.title(), c.log))
+		c.signal(syscall.SIGKILL)
+		<-c.last
 	}
 	return errors.Join(errs...)
+}
+
+// endsBefore waits for the process's end until ctx ends. One that has ended
+// already counts, however late it is looked at.
+func (c *child) endsBefore(ctx context.Context) bool {
+	select {
+	case <-c.last:
+		return true
+	default:
+	}
+	select {
+	case <-c.last:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 func (c *child) signal(s os.Signal) {

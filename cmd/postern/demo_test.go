@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -73,6 +74,8 @@ func TestDemo(t *testing.T) {
 	t.Run("second start", func(t *testing.T) { r.secondStart(t) })
 	t.Run("ports taken", func(t *testing.T) { r.portsTaken(t) })
 	t.Run("kill -9 of a mailbox node", func(t *testing.T) { r.killNode(t, anna, messages) })
+	t.Run("TLS", func(t *testing.T) { r.in(t).modernTLS() })
+	r.login("eu", anna) // an idle session holds nothing up
 	r.stop()
 
 	again := startDemo(t, dir, r.base)
@@ -186,6 +189,25 @@ func (r *running) within(limit time.Duration, ask func() error) {
 		}
 	}
 	r.t.Errorf("after %v: %v", limit, err)
+}
+
+// modernTLS: AEAD and forward secrecy only, and no protocol but ours.
+func (r *running) modernTLS() {
+	r.t.Helper()
+	region := r.region("eu")
+	for name, change := range map[string]func(*tls.Config){
+		"CBC": func(c *tls.Config) {
+			c.MaxVersion, c.CipherSuites = tls.VersionTLS12, []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}
+		},
+		"HTTP by ALPN": func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} },
+	} {
+		config := r.tls(region)
+		change(config)
+		if conn, err := (&tls.Dialer{Config: config}).DialContext(r.t.Context(), "tcp", region.POP3S); err == nil {
+			conn.Close()
+			r.t.Errorf("%s is taken", name)
+		}
+	}
 }
 
 // secondStart: one directory, one demo.

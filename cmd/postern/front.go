@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/postern-pop/postern/pkg/admin"
 	"github.com/postern-pop/postern/pkg/config"
 	"github.com/postern-pop/postern/pkg/directory"
@@ -33,18 +35,34 @@ func front(ctx context.Context, p *run.Process, h *host, cfg *config.Process) er
 	if err := h.gateway(ctx, p, me, cfg, route); err != nil {
 		return err
 	}
-	with, err := serverTLS(string(cfg.Front.POP3S.Cert), string(cfg.Front.POP3S.Key))
+	certificate, err := shownTo(string(cfg.Front.POP3S.Cert), string(cfg.Front.POP3S.Key))
 	if err != nil {
 		return err
 	}
 	server, err := pop3.NewServer(pop3.Config{
-		Opener: route, TLS: with, Region: string(cfg.Region.Name), Hostname: cfg.Region.Hostname,
-		Log: me.log, Registerer: me.metrics,
+		Opener: route, TLS: pop3.TLSConfig(certificate), Region: string(cfg.Region.Name), Hostname: cfg.Region.Hostname,
+		MaxConnections: connectionsFor(maxSessions), Log: me.log, Registerer: me.metrics,
 	})
 	if err != nil {
 		return err
 	}
 	return serve(ctx, p, "pop3s", string(cfg.Front.POP3S.Listen), server.Serve, server.Shutdown)
+}
+
+// maxSessions is how many clients a front serves at once, where the system's
+// limit on open files allows it.
+const maxSessions = 20000
+
+// connectionsFor is how many of the connections wanted fit into a quarter of the
+// process's limit on open files. The rest is for the other door of a standalone
+// and for everything else: strangers must not be able to take the descriptors
+// that the store and etcd need.
+func connectionsFor(wanted int) int {
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil || files.Cur/4 > uint64(wanted) {
+		return wanted
+	}
+	return max(1, int(files.Cur/4))
 }
 
 // published is what other regions know of a region.

@@ -91,6 +91,9 @@ func (r *running) stop() {
 	if _, err := os.Stat(demoFile(r.dir)); !os.IsNotExist(err) {
 		r.t.Errorf("demo.json after the stop: %v", err)
 	}
+	if strings.Contains(r.output.String(), "did not stop in time") {
+		r.t.Errorf("the stop says\n%s", r.output)
+	}
 	r.nobodyLeft(0)
 }
 

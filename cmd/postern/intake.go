@@ -31,7 +31,7 @@ func intake(ctx context.Context, p *run.Process, h *host, cfg *config.Process) e
 		Deliverer: route, TLS: with, Networks: cfg.Intake.LMTP.Networks,
 		Hostname: cfg.Region.Hostname, Region: string(cfg.Region.Name),
 		MaxSize: int64(cfg.Intake.MaxMessageMiB) << 20, Spool: string(cfg.Intake.Spool),
-		Log: me.log, Registerer: me.metrics,
+		MaxConnections: connectionsFor(lmtp.DefaultMaxConnections), Log: me.log, Registerer: me.metrics,
 	})
 	if err != nil {
 		return err
@@ -45,7 +45,8 @@ func intakeTLS(cfg config.LMTP) (*tls.Config, error) {
 	if cfg.Cert == "" {
 		return nil, nil
 	}
-	with, err := serverTLS(string(cfg.Cert), string(cfg.Key))
+	certificate, err := shownTo(string(cfg.Cert), string(cfg.Key))
+	with := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate}
 	if err != nil || cfg.ClientCA == "" {
 		return with, err
 	}

@@ -242,7 +242,7 @@ func TestOperatorsDay(t *testing.T) {
 	b.ok("acme", "account create acme --region eu --continuity --legacy-until 2027-01-31 --network 192.0.2.0/24 --network 2001:db8::1")
 	b.ok("legacy POP until    2027-01-31", "account show acme")
 	b.ok("192.0.2.0/24 2001:db8::1/128", "account list")
-	b.ok("networks            any", "account set acme --any-network --legacy-until never")
+	b.ok("networks            any", "account set acme --any-network --legacy-until none")
 	b.ok("continuity package  no", "account set acme --no-continuity")
 	b.fails("no continuity package", "continuity start acme")
 	b.ok("continuity package  yes", "account set acme --continuity")

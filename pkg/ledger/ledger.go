@@ -120,6 +120,34 @@ func (l *Ledger) Append(ctx context.Context, drafts []Draft) ([]Entry, error) {
 	}
 }
 
+// Confirm asks the store whether a newer owner has begun: then there is an object
+// where our next one would be. nil: at the time of asking there was none.
+// ErrFenced (Kind NotOwner): there is. After any other error nothing is known.
+//
+// An append finds out by itself; Confirm is for an owner that only reads, and
+// that nobody else can tell, being cut off or having slept.
+func (l *Ledger) Confirm(ctx context.Context) error {
+	const op = "ledger.confirm"
+	if !l.appending.TryLock() {
+		return &maildrop.Error{Op: op, Kind: maildrop.Transient, Err: errAppending}
+	}
+	defer l.appending.Unlock()
+	sequence, err := l.ready()
+	if err != nil {
+		return &maildrop.Error{Op: op, Kind: maildrop.NotOwner, Err: err}
+	}
+	key := l.files.object(sequence)
+	switch _, err := l.files.store.ReadAt(ctx, key, make([]byte, 1), 0); {
+	case errors.Is(err, blob.ErrNotFound):
+		return nil
+	case err != nil && !errors.Is(err, io.EOF):
+		return &maildrop.Error{Op: op, Kind: kindOf(err), Err: err}
+	}
+	return l.stop(op, maildrop.NotOwner, ErrFenced, fmt.Errorf("%s is there", key))
+}
+
+var errAppending = errors.New("an append is under way")
+
 // ready returns the next sequence, or why there is none for us.
 func (l *Ledger) ready() (uint64, error) {
 	l.mu.Lock()

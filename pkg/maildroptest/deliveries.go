@@ -150,6 +150,7 @@ func mailNotTaken(s *scene) {
 	s.refused(anna, reason(maildrop.ReasonSendOnly))
 	s.kind(policy.DomainHosted)
 	s.refused(anna, reason(maildrop.ReasonNoPurpose))
+	s.refused(s.address("nobody"), reason(maildrop.ReasonNoPurpose)) // it's the domain's fault
 	s.kind(policy.DomainLocal)
 	s.change(func(a *policy.Account) { a.Disabled = true })
 	s.refused(anna, reason(maildrop.ReasonDisabled))

@@ -32,7 +32,7 @@ type Watcher struct {
 }
 
 // Watch loads a region of the given number of shards and follows it until
-// Close. ctx bounds the first load only; its errors are Transient, and Invalid
+// Close. ctx bounds the first load only, which is tried until then; its errors are Transient, and Invalid
 // for arguments that can't be right.
 func Watch(ctx context.Context, client *clientv3.Client, region string, shards int, log *slog.Logger) (*Watcher, error) {
 	const op = "placement.watch"
@@ -48,13 +48,26 @@ func Watch(ctx context.Context, client *clientv3.Client, region string, shards i
 		client: client, space: space, shards: shards, log: log,
 		done: make(chan struct{}), changed: make(chan struct{}),
 	}
-	if err := w.load(ctx); err != nil {
+	if err := w.first(ctx); err != nil {
 		return nil, &maildrop.Error{Op: op, Kind: maildrop.Transient, Err: err}
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	w.stop = stop
 	go w.run(background)
 	return w, nil
+}
+
+// first loads until it succeeds or ctx ends: a slow etcd is no reason for a
+// process not to start.
+func (w *Watcher) first(ctx context.Context) error {
+	for wait := retryMin; ; wait = min(2*wait, retryMax) {
+		err := w.load(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		w.log.Warn("placement: no answer from etcd yet, asking again", "error", err)
+		pause(ctx, wait)
+	}
 }
 
 // View is what is known now. It does no I/O.

@@ -23,10 +23,20 @@ func (s *Session) trouble(op Op, err error) Step {
 	case kind == maildrop.NotFound && op == OpRead:
 		return s.err("this message is no longer there; the others keep their numbers")
 	}
-	if op == OpList && s.call.command.verb == "QUIT" {
+	if s.call.command != nil && s.call.command.verb == "QUIT" && (op == OpList || untouched(kind)) {
 		return s.temp("[SYS/TEMP] the marked messages were not removed, please try again in a minute (reference " + s.id + ")")
 	}
 	return s.temp("[SYS/TEMP] " + temporary[op] + ", please try again in a minute (reference " + s.id + ")")
+}
+
+// untouched reports whether an error of the kind says for certain that nothing
+// was changed: see maildrop.Kind.
+func untouched(kind maildrop.Kind) bool {
+	switch kind {
+	case maildrop.Full, maildrop.Busy, maildrop.NotOwner, maildrop.Transient:
+		return true
+	}
+	return false
 }
 
 // temporary is what failed, by request.

@@ -295,6 +295,31 @@ func TestNewerOwnerFences(t *testing.T) {
 	})
 }
 
+// An owner that has been replaced and writes nothing (it was cut off, or slept)
+// does not go on telling of a past: soon after, it is asked in vain.
+func TestReplacedOwnerStopsAnswering(t *testing.T) {
+	for name, ask := range map[string]func(b *bench, old *Shard, session maildrop.Drop) error{
+		"Open": func(b *bench, old *Shard, _ maildrop.Drop) error {
+			return second(old.Open(b.Context(), maildrop.Login{Address: anna, Password: password}))
+		},
+		"Check": func(b *bench, _ *Shard, session maildrop.Drop) error { return session.Check(b.Context()) },
+		"Accept": func(b *bench, old *Shard, _ maildrop.Drop) error {
+			return old.Accept(b.Context(), maildrop.Recipient{Address: "new@local.example"})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				old, session := b.shard, login(b, b.shard, anna)
+				b.shard = open(b, testConfig(b.store))
+				ok(b, b.deliver(b.Context(), maildroptest.Text("by the newer")))
+				time.Sleep(proofAge)
+				wants(b, ask(b, old, session), maildrop.NotOwner)
+				<-old.Done()
+			})
+		})
+	}
+}
+
 func second[T any](_ T, err error) error { return err }
 
 func TestEpochIsAtLeast(t *testing.T) {

@@ -27,6 +27,9 @@ func (s *Shard) Accept(ctx context.Context, to maildrop.Recipient) error {
 	if err := s.owned(ctx, op); err != nil {
 		return err
 	}
+	if err := s.confirm(ctx, op); err != nil {
+		return err
+	}
 	_, err := s.keep(to.Address, time.Now())
 	return failed(op, err)
 }
@@ -35,7 +38,7 @@ func (s *Shard) Accept(ctx context.Context, to maildrop.Recipient) error {
 func (s *Shard) keep(address maildrop.Address, now time.Time) (maildrop.Class, error) {
 	r := s.record(address)
 	if r == nil {
-		return 0, &maildrop.Error{Op: "shard.keep", Kind: maildrop.NotFound}
+		return 0, s.nobody(address, now)
 	}
 	if primary := r.primary(); primary != "" {
 		return 0, &maildrop.Error{Op: "shard.keep", Kind: maildrop.Alias, Primary: primary}
@@ -49,6 +52,17 @@ func (s *Shard) keep(address maildrop.Address, now time.Time) (maildrop.Class, e
 		return 0, &maildrop.Error{Op: "shard.keep", Kind: maildrop.Denied, Reason: decision.Reason, Text: decision.Text}
 	}
 	return decision.Class, nil
+}
+
+// nobody is the answer for an address that isn't there: that its domain takes no
+// mail at all, when that is so, and else that there is no such address.
+func (s *Shard) nobody(address maildrop.Address, now time.Time) error {
+	if domain, account, ok := s.config.Rules.Domain(address.Domain()); ok {
+		if d := policy.Keep(account, domain, maildrop.AddressRecord{Address: address}, now); d.Class == maildrop.ClassNone {
+			return &maildrop.Error{Op: "shard.keep", Kind: maildrop.Denied, Reason: d.Reason, Text: d.Text}
+		}
+	}
+	return &maildrop.Error{Op: "shard.keep", Kind: maildrop.NotFound}
 }
 
 // Deliver stores the message; nil when it is durable. A body over
@@ -77,6 +91,9 @@ func (s *Shard) deliver(ctx context.Context, envelope maildrop.Envelope, body ma
 	}
 	if err := checkDelivery(envelope, body); err != nil {
 		return resultRejected, err
+	}
+	if err := s.confirm(ctx, "shard.deliver"); err != nil {
+		return resultDeferred, err
 	}
 	key := repeatKey(envelope.To, envelope.ID)
 	if s.known(key) {

@@ -25,6 +25,9 @@ func (s *Shard) Open(ctx context.Context, login maildrop.Login) (maildrop.Drop, 
 	if err := s.owned(ctx, op); err != nil {
 		return nil, err
 	}
+	if err := s.confirm(ctx, op); err != nil {
+		return nil, err
+	}
 	r, err := s.verify(ctx, login)
 	if err != nil {
 		return nil, failed(op, err)
@@ -157,6 +160,9 @@ func (d *drop) List(ctx context.Context) ([]maildrop.Entry, error) {
 func (d *drop) Check(ctx context.Context) error {
 	const op = "shard.check"
 	if err := d.usable(ctx, op); err != nil {
+		return err
+	}
+	if err := d.shard.confirm(ctx, op); err != nil {
 		return err
 	}
 	now := time.Now()

@@ -19,6 +19,8 @@
 //   - A session is a snapshot: a position of the ledger and an instant. Its token
 //     carries both under the ledger's secret, and counts for the shard's next owner
 //     as well. It lives 6 hours from its last Check, and never more than 20.
+//   - An owner that was replaced without its knowledge answers from its old state
+//     for a second at most: see confirm.
 //   - A message is not in a session that was opened after its retention had ended.
 //   - Memory: about 35 octets a message and 220 a mailbox; bodies that wait to be
 //     written, at most 64 MiB; the cache of bodies, Config.CacheBytes.
@@ -44,6 +46,10 @@
 //     ledger knows that nothing was written; after ErrBroken they get Maybe.
 //   - 2026-11-23: a read from storage does not fill the cache: mail is mostly
 //     fetched once. Fresh mail is there from its delivery on, until it is removed.
+//   - 2026-11-23: an owner that has proved nothing for a second asks the store, at
+//     Open, Check, Accept and Deliver, whether a fence stands behind its last object. Refused: asking
+//     etcd, which a region must do without for half an hour; and leases, which
+//     depend on clocks.
 //   - 2026-11-23: a changed password ends sessions at their next Check and not
 //     before; so does a changed primary address or a removed one.
 package shard
@@ -54,6 +60,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/postern-pop/postern/pkg/blob"
@@ -66,6 +73,11 @@ const (
 	defaultCache = 64 << 20 // octets
 	purgeEvery   = time.Hour
 	purgeAtOnce  = 256 // mailboxes under one lock
+
+	// proofAge is how long an answer may rest on an earlier proof that no newer
+	// owner has begun, and proofTimeout how long the store may take to give one.
+	proofAge     = time.Second
+	proofTimeout = time.Second
 )
 
 // Config is what a shard needs.
@@ -106,6 +118,8 @@ type Shard struct {
 	uploads chan struct{} // a token for each large body on its way
 
 	commits committer
+	born    time.Time
+	proved  atomic.Int64 // when nobody else owned the shard for certain, in nanoseconds since born
 	done    chan struct{}
 	abort   context.CancelFunc // ends an append that takes too long for Close
 	loops   sync.WaitGroup
@@ -148,6 +162,7 @@ func newShard(config Config) *Shard {
 		uploads: make(chan struct{}, maxUploads),
 		done:    make(chan struct{}),
 		state:   newState(),
+		born:    time.Now(),
 	}
 }
 
@@ -200,6 +215,28 @@ func (s *Shard) owned(ctx context.Context, op string) error {
 	return nil
 }
 
+// confirm keeps an owner that was cut off, or asleep, from answering out of a
+// past that a newer owner has left behind: when nothing has proved for a while
+// that there is none, the store is asked. A store that can't tell changes nothing,
+// for sessions go on without it.
+func (s *Shard) confirm(ctx context.Context, op string) error {
+	if time.Since(s.born)-time.Duration(s.proved.Load()) < proofAge {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
+	defer cancel()
+	asked := time.Since(s.born)
+	err := s.ledger.Confirm(ctx)
+	switch {
+	case err == nil:
+		s.proved.Store(int64(asked))
+	case errors.Is(err, ledger.ErrFenced):
+		s.commits.stop()
+		return failed(op, err)
+	}
+	return nil
+}
+
 // failed puts an operation's name on an error and keeps all that others
 // may act on.
 func failed(op string, err error) error {
@@ -233,6 +270,7 @@ func (s *Shard) applied(entries []ledger.Entry, drafts []ledger.Draft) error {
 		}
 	}
 	s.gauge(s.state.messages, s.state.addresses)
+	s.proved.Store(int64(time.Since(s.born))) // the append was
 	return nil
 }
 
