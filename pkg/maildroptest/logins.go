@@ -110,6 +110,9 @@ func permittedNetworks(s *scene) {
 	s.denied(err, maildrop.ReasonNetwork)
 	d, err := s.Service.Open(s.Context(), maildrop.Login{Address: anna, Password: Password, Remote: netip.MustParseAddr("198.51.100.9")})
 	s.ok(err)
+	s.ok(d.Check(s.Context()))
+	s.change(func(a *policy.Account) { a.Networks = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")} })
+	s.denied(d.Check(s.Context()), maildrop.ReasonNetwork)
 	s.closes(d)
 }
 

@@ -40,7 +40,7 @@ func (s *Shard) Open(ctx context.Context, login maildrop.Login) (maildrop.Drop, 
 	if err := s.owned(ctx, op); err != nil { // verifying takes a while
 		return nil, err
 	}
-	return s.snapshot(login.Address, r, class, now), nil
+	return s.snapshot(login, r, class, now), nil
 }
 
 // verify checks the password. Whatever is missing (address, credentials,
@@ -91,11 +91,13 @@ func (s *Shard) admit(login maildrop.Login, r *record, now time.Time) (maildrop.
 	return decision.Class, nil
 }
 
-func (s *Shard) snapshot(address maildrop.Address, r *record, class maildrop.Class, now time.Time) *drop {
+func (s *Shard) snapshot(login maildrop.Login, r *record, class maildrop.Class, now time.Time) *drop {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	d := &drop{shard: s, claims: claims{snapshot: s.state.snapshot(address, now), credentials: r.credentials}.renewed(now)}
-	d.info = maildrop.Info{Address: address, Class: class, Region: s.config.Region, Node: s.config.Node}
+	d := &drop{shard: s, claims: claims{
+		snapshot: s.state.snapshot(login.Address, now), credentials: r.credentials, remote: login.Remote.Unmap().WithZone(""),
+	}.renewed(now)}
+	d.info = maildrop.Info{Address: login.Address, Class: class, Region: s.config.Region, Node: s.config.Node}
 	d.info.Count, d.info.Octets = s.state.sum(d.claims.snapshot)
 	return d
 }
@@ -173,6 +175,9 @@ func (d *drop) Check(ctx context.Context) error {
 	domain, account, ok := d.shard.customer(d.claims.address, r)
 	if !ok {
 		return &maildrop.Error{Op: op, Kind: maildrop.Denied, Reason: maildrop.ReasonChanged, Text: textChanged}
+	}
+	if !policy.Permitted(account, d.claims.remote) {
+		return &maildrop.Error{Op: op, Kind: maildrop.Denied, Reason: maildrop.ReasonNetwork, Text: policy.TextNetwork}
 	}
 	if decision := policy.Decide(account, domain, r.full(d.claims.address), now); decision.Class == maildrop.ClassNone {
 		return &maildrop.Error{Op: op, Kind: maildrop.Denied, Reason: decision.Reason, Text: decision.Text}

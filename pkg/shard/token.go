@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"net/netip"
 	"time"
 
 	"github.com/postern-pop/postern/pkg/ledger"
@@ -17,20 +18,21 @@ const (
 	// sessionLife ends every session before the index forgets what it holds: see
 	// keepRemoved, with a margin for clocks that differ.
 	sessionLife = 20 * time.Hour
-	tokenFixed  = 1 + 4*8
+	tokenFixed  = 1 + 4*8 + 16
 	maxToken    = tokenFixed + maildrop.MaxAddress + sha256.Size
 )
 
 // claims are what a session's token says: which snapshot, of which
 // credentials, and how long it counts.
 //
-//	version 1 | position 8 | opened 8 | credentials 8 | expires 8 | address … | HMAC-SHA256 32
+//	version 1 | position 8 | opened 8 | credentials 8 | expires 8 | remote 16 | address … | HMAC-SHA256 32
 //
 // Numbers are big-endian, times are Unix times in seconds.
 type claims struct {
 	snapshot
 	credentials ledger.Position
-	expires     int64 // Unix time in seconds
+	expires     int64      // Unix time in seconds
+	remote      netip.Addr // where the user logged in from; zero: unknown
 }
 
 var (
@@ -55,6 +57,8 @@ func (c claims) token(secret [32]byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(c.opened))
 	b = binary.BigEndian.AppendUint64(b, uint64(c.credentials))
 	b = binary.BigEndian.AppendUint64(b, uint64(c.expires))
+	remote := c.remote.As16() // all zero for the zero Addr
+	b = append(b, remote[:]...)
 	b = append(b, c.address...)
 	return append(b, tokenMAC(secret, b)...)
 }
@@ -76,7 +80,15 @@ func parseToken(secret [32]byte, token []byte) (claims, error) {
 		},
 		credentials: ledger.Position(binary.BigEndian.Uint64(b[17:])),
 		expires:     int64(binary.BigEndian.Uint64(b[25:])),
+		remote:      remoteOf([16]byte(b[33:])),
 	}, nil
+}
+
+func remoteOf(octets [16]byte) netip.Addr {
+	if octets == [16]byte{} {
+		return netip.Addr{}
+	}
+	return netip.AddrFrom16(octets).Unmap()
 }
 
 func tokenMAC(secret [32]byte, b []byte) []byte {
