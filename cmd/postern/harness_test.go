@@ -32,7 +32,8 @@ type running struct {
 	dir    string
 	base   int
 	cmd    *exec.Cmd
-	output *bytes.Buffer
+	output *bytes.Buffer   // complete when it has ended
+	ended  <-chan struct{} // closed when the process is gone
 	report demoReport
 }
 
@@ -45,6 +46,7 @@ func startDemo(t testing.TB, dir string, base int) *running {
 		t.Fatal(err)
 	}
 	ended := make(chan struct{})
+	r.ended = ended
 	go func() { r.cmd.Wait(); close(ended) }()
 	t.Cleanup(func() { r.cmd.Process.Kill(); <-ended })
 	for deadline := time.Now().Add(startWithin); ; sleep(t.Context(), 50*time.Millisecond) {
@@ -85,6 +87,7 @@ func (r *running) stop() {
 		}
 		sleep(r.t.Context(), 20*time.Millisecond)
 	}
+	<-r.ended
 	if took := time.Since(began); took > stopWithin {
 		r.t.Errorf("stopping took %v", took)
 	}
