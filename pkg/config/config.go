@@ -199,12 +199,34 @@ type Region struct {
 	Shards      int      `yaml:"shards" want:"1 to 4096"`
 	CrossRegion string   `yaml:"cross_region" want:"relay or refuse"`
 	Gateway     HostPort `yaml:"gateway" want:"host:port as other regions reach it"`
-	Storage     Storage  `yaml:"storage" want:"dir"`
+	Storage     Storage  `yaml:"storage" want:"s3 or dir, and encryption"`
 }
 
-// Storage is where a region's mail is at rest.
+// Storage is where a region's mail is at rest: one of S3 and Dir.
 type Storage struct {
-	Dir *Dir `yaml:"dir" want:"path"`
+	S3         *S3         `yaml:"s3,omitempty" want:"endpoints, bucket"`
+	Dir        *Dir        `yaml:"dir,omitempty" want:"path"`
+	Encryption *Encryption `yaml:"encryption,omitempty" want:"key_file or key_uri"` // nil: mail is stored as it is
+}
+
+// S3 is a bucket of an S3-compatible store. Its credentials come from the
+// environment (AWS_ACCESS_KEY_ID, …), CredentialsFile, the shared credentials
+// file, or the instance's role, in this order.
+type S3 struct {
+	Endpoints       []string `yaml:"endpoints" want:"a list of URLs, such as https://s3.example.net"` // of one store; the first that answers is used
+	Bucket          string   `yaml:"bucket" want:"the bucket's name"`
+	Prefix          string   `yaml:"prefix,omitempty" want:"what every key begins with, without slashes at its ends"`
+	Region          string   `yaml:"region,omitempty" want:"the store's name for its region, such as eu-central-1"`
+	PathStyle       bool     `yaml:"path_style,omitempty" want:"true or false"`
+	CA              Path     `yaml:"ca,omitempty" want:"the path of a PEM file"`
+	CredentialsFile Path     `yaml:"credentials_file,omitempty" want:"the path of a file in the AWS credentials format"`
+}
+
+// Encryption is how mail at rest is encrypted: each shard's data keys are
+// wrapped by one key, which a file holds or a key service keeps.
+type Encryption struct {
+	KeyFile Path   `yaml:"key_file,omitempty" want:"the path of a keyset file"`
+	KeyURI  string `yaml:"key_uri,omitempty" want:"the URI of a key service's key"`
 }
 
 // Dir is a directory store: every mailbox node of the region sees the same one.

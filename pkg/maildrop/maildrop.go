@@ -221,6 +221,14 @@ type Envelope struct {
 	Sender  string  // MAIL FROM, empty for the null sender
 	To      Address // RCPT TO in canonical form
 	Session string  // the delivery session's id
+
+	// UID is the unique-id that an imported message keeps; empty: one is minted.
+	// A UID that the mailbox has or had is a repetition when ID is the same (nil,
+	// nothing is stored), whenever that was, and else Invalid.
+	UID UID
+	// Received is when an imported message arrived where it comes from; zero:
+	// now. Retention counts from it; one that has ended is Invalid, with a Text.
+	Received time.Time
 }
 
 // Body is a message in wire form: CRLF line ends, dot-stuffed, ending with
