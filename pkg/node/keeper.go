@@ -174,7 +174,7 @@ func (k *keeper) took(ctx context.Context, action placement.Action, began time.T
 		result = "lost" // whatever opening made of the cancellation
 	}
 	k.metrics.transition(gaining(action.Reason), action.Reason, result)
-	log := k.log.With("shard", s.number, "reason", action.Reason, "claim_epoch", s.claim.Epoch, "took", time.Since(began))
+	log := k.log.With("shard", s.number, "reason", action.Reason, "claim_epoch", s.claim.Epoch, "seconds", time.Since(began).Seconds())
 	switch result {
 	case "ok":
 		k.metrics.phase("total", began)

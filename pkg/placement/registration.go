@@ -33,10 +33,9 @@ type Registration struct {
 	stop   context.CancelFunc
 	done   chan struct{}
 
-	mu        sync.Mutex
-	node      Node
-	lease     clientv3.LeaseID
-	confirmed time.Time // when etcd was last asked whether we are registered and said yes
+	mu    sync.Mutex
+	node  Node
+	lease clientv3.LeaseID
 }
 
 // errReplaced: another process has registered under our name since.
@@ -76,13 +75,6 @@ func (r *Registration) Node() Node {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.node
-}
-
-// Confirmed is when etcd last said that this process is registered.
-func (r *Registration) Confirmed() time.Time {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.confirmed
 }
 
 // Drain says that the node wants no more shards, nor those it has.
@@ -167,18 +159,13 @@ func (r *Registration) keepAlive(ctx context.Context) {
 func (r *Registration) confirm(ctx context.Context) (gone bool) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	asked := time.Now()
 	resp, err := r.client.Get(ctx, r.space.node(r.Node().Name))
 	if err != nil {
 		return false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(resp.Kvs) == 0 || clientv3.LeaseID(resp.Kvs[0].Lease) != r.lease {
-		return true
-	}
-	r.confirmed = asked
-	return false
+	return len(resp.Kvs) == 0 || clientv3.LeaseID(resp.Kvs[0].Lease) != r.lease
 }
 
 // register writes the node's key with a new lease. Only the first time may it
@@ -199,9 +186,6 @@ func (r *Registration) register(ctx context.Context, first bool) error {
 			return err
 		}
 	}
-	r.mu.Lock()
-	r.confirmed = time.Now()
-	r.mu.Unlock()
 	return nil
 }
 
