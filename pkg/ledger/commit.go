@@ -13,16 +13,6 @@ import (
 	"github.com/postern-pop/postern/pkg/blob"
 )
 
-// files is the ledger's part of the store.
-type files struct {
-	store  blob.Store
-	prefix string
-}
-
-func (f files) ledgerPrefix() string      { return f.prefix + "/ledger/" }
-func (f files) object(seq uint64) string  { return fmt.Sprintf("%s%020d", f.ledgerPrefix(), seq) }
-func (f files) body(object string) string { return f.prefix + "/body/" + object }
-
 // How long a commit waits before it repeats a call that failed: doubling, with
 // jitter, so that the shards of a node don't knock in step.
 const (
@@ -90,7 +80,7 @@ func (f files) attempt(ctx context.Context, key string, object []byte) error {
 		return fmt.Errorf("%w: %s was there and is gone", errUnknown, key)
 	case err != nil && !errors.Is(err, io.EOF):
 		return fmt.Errorf("%w: %s is there and can't be read: %w", blob.ErrMaybe, key, err)
-	case sameHeader(there[:n], object):
+	case bytes.Equal(there[:n], object[:headerSize]):
 		return nil
 	}
 	if _, err := decodeHeader(there[:n]); err != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/postern-pop/postern/pkg/blob"
 	"github.com/postern-pop/postern/pkg/maildrop"
@@ -38,6 +39,10 @@ type Config struct {
 	Owner  string       // the node's name, for people who read fences
 	Epoch  uint64       // the new epoch is at least this
 	Log    *slog.Logger // nil: none
+
+	// Clock is the time since some moment in the past. It must go on while the
+	// machine sleeps, and never goes back. nil: CLOCK_BOOTTIME.
+	Clock func() time.Duration
 }
 
 // Stats are what the ledger holds, in objects that count.
@@ -60,6 +65,7 @@ type Ledger struct {
 	appending sync.Mutex // held during an append
 	mu        sync.Mutex // guards what follows
 	next      uint64     // sequence of the next object
+	durable   uint64     // the highest durable sequence, with all before it
 	stats     Stats
 	stopped   error // ErrFenced or ErrBroken: no append any more
 }
@@ -72,6 +78,13 @@ func (l *Ledger) Identity() uint32 { return l.identity }
 
 // Secret is the ledger's, the same for every owner of it.
 func (l *Ledger) Secret() [32]byte { return l.secret }
+
+// Last is the highest durable sequence: it and all before it are durable.
+func (l *Ledger) Last() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.durable
+}
 
 // Stats are the ledger's as of now.
 func (l *Ledger) Stats() Stats {
@@ -158,6 +171,7 @@ func (l *Ledger) ready() (uint64, error) {
 func (l *Ledger) account(records, octets uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.durable = l.next
 	l.next++
 	l.stats.Objects++
 	l.stats.Records += records
@@ -175,7 +189,7 @@ func (l *Ledger) stop(op string, kind maildrop.Kind, sentinel, cause error) erro
 // header begins an object of ours; its nonce is what an unknown outcome is
 // told by.
 func (l *Ledger) header(sequence uint64) header {
-	h := header{identity: l.identity, epoch: l.epoch, sequence: sequence}
+	h := header{identity: l.identity, epoch: l.epoch, sequence: sequence, durable: sequence - 1}
 	rand.Read(h.nonce[:]) // never fails: crypto/rand ends the process instead
 	return h
 }
@@ -197,10 +211,17 @@ func kindOf(err error) maildrop.Kind {
 	return maildrop.Transient
 }
 
-// Inline reads the body of a delivery from its ledger object, by what its Entry
-// says, and verifies it. Errors: ErrCorrupt, ErrGone, or those of the store.
-func (l *Ledger) Inline(ctx context.Context, position Position, offset uint32, wire uint64, checksum uint32) ([]byte, error) {
-	return l.files.inline(ctx, position, offset, wire, checksum)
+// Place says where a body of at most MaxInline octets is.
+type Place struct {
+	Pack   string // a pack's name, as WritePack answered it; "": the position's own ledger object
+	Offset uint32 // of the body in that object, octets: Entry.Offset, or what WritePack answered
+}
+
+// ReadBody reads the body of wire octets of the delivery at the position, and
+// verifies it. Errors: ErrCorrupt and ErrGone, with object and octet, or those of
+// the store.
+func (l *Ledger) ReadBody(ctx context.Context, position Position, place Place, wire uint64) ([]byte, error) {
+	return l.files.readBody(ctx, l.identity, position, place, wire)
 }
 
 // PutBody streams a body of exactly wire octets into an object of its own and

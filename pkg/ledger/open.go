@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"math"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -23,15 +22,31 @@ const (
 	firstRead = 64 << 10 // octets of an object's first read: mostly all its headers
 )
 
-// Open takes the ledger over: it replays what is there, in order, and fences
-// all earlier owners. A ledger that isn't there is begun. replay sees every record that
-// counts, fences and the one of this opening included; its error ends the
-// opening and is returned wrapped. An entry is replay's to keep.
+// State is what a ledger is worked out into. Its errors end the opening and are
+// returned wrapped.
+type State interface {
+	// Load takes one part of a checkpoint in, as WriteCheckpoint was given it. Parts
+	// come in any order and several at once, from goroutines of their own; a part
+	// is State's to read until Load returns.
+	Load(part []byte) error
+	// Apply takes one entry in. Entries come in their order, one at a time, after
+	// all parts. The first one is always a fence: the ledger's first, or, after a
+	// checkpoint, the one that was in force there; it has Position 0, Time and Owner
+	// aren't known, and its Secret and Ledger are those of the ledger. An entry
+	// is State's to keep.
+	Apply(entry Entry) error
+}
+
+// Open takes the ledger over: it loads the newest checkpoint, replays what came
+// after it, in order, and fences all earlier owners. A ledger that isn't there is
+// begun. begin makes an empty State, once for each attempt: the last one begun counts when
+// Open returns nil. It sees every record that counts, fences and the one of this
+// opening included.
 //
 // Errors: ErrCorrupt (Kind Corrupt) names object and octet; ErrVersion; Full;
 // Maybe when it isn't known whether the fence was written (open again);
 // Transient or Canceled when ctx ended while the store refused.
-func Open(ctx context.Context, config Config, replay func(Entry) error) (*Ledger, error) {
+func Open(ctx context.Context, config Config, begin func() State) (*Ledger, error) {
 	log := config.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -40,7 +55,7 @@ func Open(ctx context.Context, config Config, replay func(Entry) error) (*Ledger
 		files:  files{store: config.Store, prefix: config.Prefix},
 		config: config,
 		log:    log.With("ledger", config.Prefix),
-		replay: replay,
+		state:  begin(),
 		next:   1,
 	}
 	began := time.Now()
@@ -55,7 +70,7 @@ func Open(ctx context.Context, config Config, replay func(Entry) error) (*Ledger
 		"records", o.stats.Records, "skipped", o.stats.Skipped, "octets", o.stats.Octets, "seconds", time.Since(began).Seconds())
 	return &Ledger{
 		files: o.files, log: o.log, identity: o.identity, secret: o.secret, epoch: o.epoch,
-		next: o.next, stats: o.stats,
+		next: o.next, durable: o.next - 1, stats: o.stats,
 	}, nil
 }
 
@@ -64,7 +79,7 @@ type opener struct {
 	files
 	config Config
 	log    *slog.Logger
-	replay func(Entry) error
+	state  State
 
 	next     uint64 // sequence of the next object
 	epoch    uint64 // of the last fence
@@ -143,7 +158,7 @@ func (f files) sequences(ctx context.Context, log *slog.Logger, yield func(uint6
 			yield(0, 0, fmt.Errorf("list %s: %w", f.ledgerPrefix(), err))
 			return
 		}
-		sequence, ok := f.sequence(info.Key)
+		sequence, ok := sequenceOf(strings.TrimPrefix(info.Key, f.ledgerPrefix()))
 		if !ok {
 			log.Warn("a stray object among the ledger's is ignored", "key", info.Key)
 			continue
@@ -158,13 +173,6 @@ func (f files) sequences(ctx context.Context, log *slog.Logger, yield func(uint6
 		}
 		next = sequence + 1
 	}
-}
-
-// sequence takes a ledger object's key apart.
-func (f files) sequence(key string) (uint64, bool) {
-	digits := strings.TrimPrefix(key, f.ledgerPrefix())
-	sequence, err := strconv.ParseUint(digits, 10, 64)
-	return sequence, err == nil && len(digits) == 20 && sequence >= 1 && sequence <= MaxSequence
 }
 
 // fetch reads and verifies an object's headers, with one read when they are
@@ -248,7 +256,7 @@ func (o *opener) apply(got fetched) error {
 		return nil
 	}
 	for _, entry := range got.entries {
-		if err := o.replay(entry); err != nil {
+		if err := o.state.Apply(entry); err != nil {
 			return fmt.Errorf("replay of %s: %w", entry.Position, err)
 		}
 	}
@@ -339,7 +347,7 @@ func (o *opener) draftFence() ([]byte, Entry, error) {
 		fence.Ledger = binary.LittleEndian.Uint32(identity[:])
 		rand.Read(fence.Secret[:])
 	}
-	h := header{identity: fence.Ledger, epoch: fence.Epoch, sequence: o.next}
+	h := header{identity: fence.Ledger, epoch: fence.Epoch, sequence: o.next, durable: o.next - 1}
 	rand.Read(h.nonce[:])
 	object, entries, err := encodeObject(h, []Draft{{Record: fence}})
 	if err != nil {
