@@ -2,9 +2,7 @@ package ledger
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"sync"
@@ -51,23 +49,35 @@ type Stats struct {
 	Skipped uint64 // of these, objects of a fenced owner: not replayed
 	Records uint64 // records replayed and appended
 	Octets  uint64 // sum of the objects' sizes
+	Damaged uint64 // checkpoints that Open found damaged
 }
 
-// Ledger is an open ledger with one writer. Append is for one caller at a time
-// (others wait); reading and writing bodies is for any number.
+// Ledger is an open ledger with one writer. All its methods may be called by
+// any number of goroutines at once.
 type Ledger struct {
 	files    files
 	log      *slog.Logger
+	clock    func() time.Duration
 	identity uint32
 	secret   [32]byte
 	epoch    uint64
+	fenced   uint64        // sequence of our fence
+	turn     chan struct{} // has an element while an append waits to take off
+	writing  chan struct{} // has an element while a checkpoint is written, or Trim deletes
 
-	appending sync.Mutex // held during an append
-	mu        sync.Mutex // guards what follows
-	next      uint64     // sequence of the next object
-	durable   uint64     // the highest durable sequence, with all before it
-	stats     Stats
-	stopped   error // ErrFenced or ErrBroken: no append any more
+	mu      sync.Mutex    // guards what follows; never held during I/O
+	next    uint64        // sequence of the next append
+	durable uint64        // the highest durable sequence, with all before it
+	air     []*flight     // in the order of their sequences
+	failing bool          // none takes off until all have landed
+	fault   error         // of the first flight that failed since: errHole, ErrFenced or ErrBroken
+	hole    uint64        // its sequence
+	changed chan struct{} // closed and made anew when a flight has landed
+	proof   time.Duration // when, by clock, we were proven to be the owner
+	stopped error         // ErrFenced or ErrBroken: no append any more
+	stats   Stats
+
+	checkpoints []known // sound ones, oldest first
 }
 
 // Epoch is the epoch that this opening began.
@@ -93,107 +103,6 @@ func (l *Ledger) Stats() Stats {
 	return l.stats
 }
 
-// Append writes the drafts as one object and returns their entries when it is
-// durable: all of them or none. No drafts are no object.
-//
-// Errors: ErrFenced (Kind NotOwner; nothing was written) and ErrBroken
-// (Kind Maybe): close, and open anew. After any other error nothing was written and
-// the ledger can be used on: Full, Invalid (ErrLimit, or a draft that makes no
-// sense), Transient and Canceled (the context ended while the store refused).
-// The context bounds how long an unknown outcome is asked after: give it
-// a deadline of seconds, and never end it because one caller went away.
-func (l *Ledger) Append(ctx context.Context, drafts []Draft) ([]Entry, error) {
-	const op = "ledger.append"
-	l.appending.Lock()
-	defer l.appending.Unlock()
-	sequence, err := l.ready()
-	if err != nil {
-		return nil, &maildrop.Error{Op: op, Kind: maildrop.NotOwner, Err: err}
-	}
-	if len(drafts) == 0 {
-		return nil, nil
-	}
-	if err := validate(drafts); err != nil {
-		return nil, &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: err}
-	}
-	object, entries, err := encodeObject(l.header(sequence), drafts)
-	if err != nil {
-		return nil, &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: err}
-	}
-	switch err := l.files.commit(ctx, sequence, object, l.log); {
-	case err == nil:
-		l.account(uint64(len(entries)), uint64(len(object)))
-		return entries, nil
-	case errors.Is(err, errTaken):
-		return nil, l.stop(op, maildrop.NotOwner, ErrFenced, err)
-	case errors.Is(err, errUnknown):
-		return nil, l.stop(op, maildrop.Maybe, ErrBroken, err)
-	default:
-		return nil, &maildrop.Error{Op: op, Kind: kindOf(err), Err: err}
-	}
-}
-
-// Confirm asks the store whether a newer owner has begun: then there is an object
-// where our next one would be. nil: at the time of asking there was none.
-// ErrFenced (Kind NotOwner): there is. After any other error nothing is known.
-//
-// An append finds out by itself; Confirm is for an owner that only reads, and
-// that nobody else can tell, being cut off or having slept.
-func (l *Ledger) Confirm(ctx context.Context) error {
-	const op = "ledger.confirm"
-	if !l.appending.TryLock() {
-		return &maildrop.Error{Op: op, Kind: maildrop.Transient, Err: errAppending}
-	}
-	defer l.appending.Unlock()
-	sequence, err := l.ready()
-	if err != nil {
-		return &maildrop.Error{Op: op, Kind: maildrop.NotOwner, Err: err}
-	}
-	key := l.files.object(sequence)
-	switch _, err := l.files.store.ReadAt(ctx, key, make([]byte, 1), 0); {
-	case errors.Is(err, blob.ErrNotFound):
-		return nil
-	case err != nil && !errors.Is(err, io.EOF):
-		return &maildrop.Error{Op: op, Kind: kindOf(err), Err: err}
-	}
-	return l.stop(op, maildrop.NotOwner, ErrFenced, fmt.Errorf("%s is there", key))
-}
-
-var errAppending = errors.New("an append is under way")
-
-// ready returns the next sequence, or why there is none for us.
-func (l *Ledger) ready() (uint64, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.next, l.stopped
-}
-
-func (l *Ledger) account(records, octets uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.durable = l.next
-	l.next++
-	l.stats.Objects++
-	l.stats.Records += records
-	l.stats.Octets += octets
-}
-
-// stop ends appending for good.
-func (l *Ledger) stop(op string, kind maildrop.Kind, sentinel, cause error) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.stopped = sentinel
-	return &maildrop.Error{Op: op, Kind: kind, Err: fmt.Errorf("%w: %w", sentinel, cause)}
-}
-
-// header begins an object of ours; its nonce is what an unknown outcome is
-// told by.
-func (l *Ledger) header(sequence uint64) header {
-	h := header{identity: l.identity, epoch: l.epoch, sequence: sequence, durable: sequence - 1}
-	rand.Read(h.nonce[:]) // never fails: crypto/rand ends the process instead
-	return h
-}
-
 // kindOf sorts an error after which nothing was written.
 func kindOf(err error) maildrop.Kind {
 	switch {
@@ -201,6 +110,8 @@ func kindOf(err error) maildrop.Kind {
 		return maildrop.Full
 	case errors.Is(err, ErrCorrupt):
 		return maildrop.Corrupt
+	case errors.Is(err, ErrFenced):
+		return maildrop.NotOwner
 	case errors.Is(err, ErrGone):
 		return maildrop.NotFound
 	case errors.Is(err, ErrLimit):
@@ -229,8 +140,8 @@ func (l *Ledger) ReadBody(ctx context.Context, position Position, place Place, w
 // no delivery names is garbage. After an error nothing counts as written: it may be
 // tried again, with the body from its beginning.
 func (l *Ledger) PutBody(ctx context.Context, body io.Reader, wire uint64) (object string, err error) {
-	if _, err := l.ready(); err != nil {
-		return "", &maildrop.Error{Op: "ledger.put_body", Kind: maildrop.NotOwner, Err: err}
+	if err := l.usable("ledger.put_body"); err != nil {
+		return "", err
 	}
 	return l.files.putBody(ctx, l.epoch, body, wire)
 }

@@ -31,8 +31,8 @@ func (f files) part(checkpoint string, number int) string {
 
 // manifest is the key of a checkpoint's manifest. The order of the keys is that
 // of the sequences.
-func (f files) manifest(sequence uint64, checkpoint string) string {
-	return fmt.Sprintf("%s%020d-%s", f.manifestPrefix(), sequence, checkpoint)
+func (f files) manifest(c checkpoint) string {
+	return fmt.Sprintf("%s%020d-%s", f.manifestPrefix(), c.sequence, c.name)
 }
 
 const (
@@ -75,12 +75,24 @@ func sequenceOf(digits string) (sequence uint64, ok bool) {
 	return sequence, err == nil && len(digits) == sequenceDigits && sequence >= 1 && sequence <= MaxSequence
 }
 
-// manifestOf takes a manifest's name apart.
-func manifestOf(name string) (sequence uint64, checkpoint string, ok bool) {
+// checkpoint is one as its manifest's name tells.
+type checkpoint struct {
+	sequence uint64 // the last one that it covers
+	epoch    uint64 // of its writer
+	name     string // of the folder of its parts
+}
+
+// checkpointOf takes a manifest's key apart.
+func (f files) checkpointOf(key string) (c checkpoint, ok bool) {
+	name := strings.TrimPrefix(key, f.manifestPrefix())
 	if len(name) < sequenceDigits+1 || name[sequenceDigits] != '-' {
-		return 0, "", false
+		return c, false
 	}
-	sequence, ok = sequenceOf(name[:sequenceDigits])
-	checkpoint = name[sequenceDigits+1:]
-	return sequence, checkpoint, ok && validName(checkpoint)
+	c.sequence, ok = sequenceOf(name[:sequenceDigits])
+	c.name = name[sequenceDigits+1:]
+	if epoch, valid := epochOf(c.name); valid {
+		c.epoch = epoch
+		return c, ok
+	}
+	return c, false
 }

@@ -54,10 +54,7 @@ type header struct {
 func (h header) size() int { return headerSize + h.headers + h.bodies }
 
 func (h header) put(b []byte) {
-	copy(b, magic)
-	binary.LittleEndian.PutUint16(b[atVersion:], version)
-	binary.LittleEndian.PutUint16(b[atFlags:], 0)
-	binary.LittleEndian.PutUint32(b[atIdentity:], h.identity)
+	putFront(b, magic, h.identity)
 	binary.LittleEndian.PutUint64(b[atEpoch:], h.epoch)
 	binary.LittleEndian.PutUint64(b[atSequence:], h.sequence)
 	binary.LittleEndian.PutUint64(b[atDurable:], h.durable)
@@ -74,17 +71,8 @@ func decodeHeader(b []byte) (h header, err error) {
 		return h, damage(len(b), "object ends in its header")
 	}
 	b = b[:headerSize]
-	if string(b[:len(magic)]) != magic {
-		return h, damage(0, "not a ledger object")
-	}
-	if checksum(0, b[:atCRC]) != binary.LittleEndian.Uint32(b[atCRC:]) {
-		return h, damage(0, "checksum of the object's header is wrong")
-	}
-	if v := binary.LittleEndian.Uint16(b[atVersion:]); v != version {
-		return h, fmt.Errorf("ledger object of version %d, version %d is known: %w", v, version, ErrVersion)
-	}
-	if f := binary.LittleEndian.Uint16(b[atFlags:]); f != 0 {
-		return h, fmt.Errorf("ledger object with flags %#x: %w", f, ErrVersion)
+	if err := checkFront(b, magic, checksum(0, b[:atCRC]), atCRC); err != nil {
+		return h, err
 	}
 	h.identity = binary.LittleEndian.Uint32(b[atIdentity:])
 	h.epoch = binary.LittleEndian.Uint64(b[atEpoch:])
@@ -92,6 +80,33 @@ func decodeHeader(b []byte) (h header, err error) {
 	h.durable = binary.LittleEndian.Uint64(b[atDurable:])
 	copy(h.nonce[:], b[atNonce:])
 	return h, h.lengths(b)
+}
+
+// checkFront checks what all objects of a ledger have in common: magic, checksum
+// at its place, version and flags, in this order. Damage is never taken for a
+// newer version.
+func checkFront(b []byte, magic string, sum uint32, atSum int) error {
+	if string(b[:len(magic)]) != magic {
+		return damage(0, "not an object of type "+magic)
+	}
+	if sum != binary.LittleEndian.Uint32(b[atSum:]) {
+		return damage(0, "checksum is wrong")
+	}
+	if v := binary.LittleEndian.Uint16(b[atVersion:]); v != version {
+		return fmt.Errorf("%s object of version %d, version %d is known: %w", magic, v, version, ErrVersion)
+	}
+	if f := binary.LittleEndian.Uint16(b[atFlags:]); f != 0 {
+		return fmt.Errorf("%s object with flags %#x: %w", magic, f, ErrVersion)
+	}
+	return nil
+}
+
+// putFront writes magic, version, flags and identity.
+func putFront(b []byte, magic string, identity uint32) {
+	copy(b, magic)
+	binary.LittleEndian.PutUint16(b[atVersion:], version)
+	binary.LittleEndian.PutUint16(b[atFlags:], 0)
+	binary.LittleEndian.PutUint32(b[atIdentity:], identity)
 }
 
 // lengths takes the three lengths and holds them against the limits.
