@@ -2,6 +2,7 @@ package s3
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -14,55 +15,65 @@ import (
 
 var errNoTag = fmt.Errorf("%w: success without an ETag", errForeign)
 
-// ifAbsent is the condition that everything stands on.
-func ifAbsent() minio.PutObjectOptions {
-	options := minio.PutObjectOptions{DisableContentSha256: true}
+// nonceKey is the metadata by which an object's creator knows it again.
+const nonceKey = "Nonce"
+
+// creation is one call of Create: an object's name, and what tells this
+// call's object from all others of the name.
+type creation struct{ name, nonce string }
+
+func newCreation(name string) creation { return creation{name: name, nonce: rand.Text()} }
+
+// options are the condition that everything stands on, and the nonce.
+func (c creation) options() minio.PutObjectOptions {
+	options := minio.PutObjectOptions{UserMetadata: map[string]string{nonceKey: c.nonce}}
 	options.SetMatchETagExcept("*")
 	return options
 }
 
 func (s *Store) create(ctx context.Context, name string, body io.Reader, size int64) error {
+	c := newCreation(name)
 	if size <= partSize {
-		return s.createSmall(ctx, name, body, size)
+		return s.createSmall(ctx, c, body, size)
 	}
 	completes, err := s.completing(ctx)
 	switch {
 	case err != nil:
 		return fmt.Errorf("trying whether large objects may come in parts: %w", err)
 	case completes == kept:
-		return s.createInParts(ctx, name, body, size)
+		return s.createInParts(ctx, c, body, size)
 	case size > maxPut:
 		return fmt.Errorf("%d octets, at most %d: this store drops the condition on objects in parts", size, int64(maxPut))
 	}
-	return s.createStreaming(ctx, name, body, size)
+	return s.createStreaming(ctx, c, body, size)
 }
 
 // createSmall sends a body from memory, with its SHA-256 in the signature.
-func (s *Store) createSmall(ctx context.Context, name string, body io.Reader, size int64) error {
+func (s *Store) createSmall(ctx context.Context, c creation, body io.Reader, size int64) error {
 	p, err := s.load(ctx, body, size)
 	if err != nil {
 		return err
 	}
 	defer p.release()
-	return s.put(ctx, name, p.reader, size, p.sum)
+	return s.put(ctx, c, p.reader, size, p.sum)
 }
 
 // createStreaming sends a body as it comes.
-func (s *Store) createStreaming(ctx context.Context, name string, body io.Reader, size int64) error {
+func (s *Store) createStreaming(ctx context.Context, c creation, body io.Reader, size int64) error {
 	once := &exact{src: body, size: size}
-	return s.put(ctx, name, func() io.Reader { return once }, size, "")
+	return s.put(ctx, c, func() io.Reader { return once }, size, "")
 }
 
 // put is the one conditional PUT. Another endpoint is only tried while no
 // connection came up, and then nothing was read.
-func (s *Store) put(ctx context.Context, name string, content func() io.Reader, size int64, sum string) error {
-	options := ifAbsent()
+func (s *Store) put(ctx context.Context, c creation, content func() io.Reader, size int64, sum string) error {
+	options := c.options()
 	options.DisableContentSha256 = sum != "" // else each chunk is signed, where there is no TLS
 	whole := false
 	var fail error
 	r := s.once(ctx, s.cfg.Stall, func(ctx context.Context, core *minio.Core) error {
 		body := newOutgoing(ctx, content(), size)
-		info, err := core.PutObject(ctx, s.cfg.Bucket, name, body, size, "", sum, options)
+		info, err := core.PutObject(ctx, s.cfg.Bucket, c.name, body, size, "", sum, options)
 		whole, fail = body.stop()
 		if err == nil && info.ETag == "" {
 			return errNoTag
@@ -72,33 +83,47 @@ func (s *Store) put(ctx context.Context, name string, content func() io.Reader, 
 	if fail != nil {
 		r.err = fail
 	}
-	return s.outcome(ctx, name, r, whole)
+	return s.outcome(ctx, c, r, whole)
 }
 
 // outcome is what the end of a create's last request means; whole says whether
 // the server can have had all of it.
-func (s *Store) outcome(ctx context.Context, name string, r result, whole bool) error {
+func (s *Store) outcome(ctx context.Context, c creation, r result, whole bool) error {
 	answer, answered := answerOf(r.err)
+	exists := answered && answer.is(http.StatusPreconditionFailed, minio.PreconditionFailed)
+	conflict := answered && answer.is(http.StatusConflict, "ConditionalRequestConflict")
 	switch {
 	case r.err == nil:
 		return nil
-	case answered && answer.is(http.StatusPreconditionFailed, minio.PreconditionFailed):
+	case !r.sent, errors.Is(r.err, blob.ErrFull):
+		return r.err
+	case answered && !exists && !conflict && answer.refused():
+		return r.err
+	}
+	switch ours, err := s.look(ctx, c, r.err); {
+	case err == nil && ours:
+		return nil // the answer was lost, or something in between sent it twice
+	case err == nil, exists:
 		return fmt.Errorf("%w: %w", blob.ErrExists, r.err)
-	case answered && answer.is(http.StatusConflict, "ConditionalRequestConflict"):
-		return s.conflict(ctx, name, r.err)
-	case !r.sent, !whole, errors.Is(r.err, blob.ErrFull), answered && answer.refused():
+	case !whole:
 		return r.err
 	}
 	return fmt.Errorf("%w: %w", blob.ErrMaybe, r.err)
 }
 
-// conflict finds out what a 409 left behind.
-func (s *Store) conflict(ctx context.Context, name string, cause error) error {
-	err := s.stat(ctx, name)
-	if err == nil {
-		return fmt.Errorf("%w: %w", blob.ErrExists, cause)
+// look finds out what is at the name of a create that ended with cause, unless
+// it is better not to ask now. An error says nothing of the create.
+func (s *Store) look(ctx context.Context, c creation, cause error) (ours bool, err error) {
+	var stalled *stalledError
+	if errors.Is(cause, blob.ErrThrottled) || errors.As(cause, &stalled) || ctx.Err() != nil {
+		return false, cause
 	}
-	return fmt.Errorf("%w: %w (then: %s)", blob.ErrMaybe, cause, err.Error())
+	r := s.once(ctx, s.cfg.Stall, func(ctx context.Context, core *minio.Core) error {
+		info, err := core.StatObject(ctx, s.cfg.Bucket, c.name, minio.StatObjectOptions{})
+		ours = info.UserMetadata[nonceKey] == c.nonce
+		return err
+	})
+	return ours, r.err
 }
 
 // stat fails with blob.ErrNotFound where there is no object.

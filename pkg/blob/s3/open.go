@@ -48,7 +48,7 @@ func (s *Store) Close() error {
 // probe tries what the contract of package blob stands on.
 func (s *Store) probe(ctx context.Context) error {
 	name := s.probeName()
-	create := func() error { return s.createSmall(ctx, name, probeBody().src, probeSize) }
+	create := func() error { return s.createSmall(ctx, newCreation(name), probeBody().src, probeSize) }
 	if err := create(); err != nil {
 		return err
 	}

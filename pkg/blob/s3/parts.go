@@ -16,34 +16,34 @@ import (
 
 // createInParts uploads parts, which nobody sees, and then makes the object of
 // them. Until then every failure is a clean one.
-func (s *Store) createInParts(ctx context.Context, name string, body io.Reader, size int64) error {
+func (s *Store) createInParts(ctx context.Context, c creation, body io.Reader, size int64) error {
 	if size > partSize*maxParts {
 		return fmt.Errorf("%d octets, at most %d", size, int64(partSize*maxParts))
 	}
-	switch err := s.stat(ctx, name); {
+	switch err := s.stat(ctx, c.name); {
 	case err == nil:
 		return blob.ErrExists // found out before the body is on its way for nothing
 	case !errors.Is(err, blob.ErrNotFound):
 		return err
 	}
-	id, err := s.beginUpload(ctx, name)
+	id, err := s.beginUpload(ctx, c)
 	if err != nil {
 		return err
 	}
-	parts, err := s.upload(ctx, name, id, &exact{src: body, size: size})
+	parts, err := s.upload(ctx, c.name, id, &exact{src: body, size: size})
 	if err == nil {
-		err = s.complete(ctx, name, id, parts)
+		err = s.complete(ctx, c, id, parts)
 	}
 	if err != nil && !errors.Is(err, blob.ErrMaybe) {
-		s.abort(ctx, name, id)
+		s.abort(ctx, c.name, id)
 	}
 	return err
 }
 
 // beginUpload may be repeated: an upload that nobody knows of is swept up.
-func (s *Store) beginUpload(ctx context.Context, name string) (id string, err error) {
+func (s *Store) beginUpload(ctx context.Context, c creation) (id string, err error) {
 	err = s.repeat(ctx, func(ctx context.Context, core *minio.Core) (err error) {
-		id, err = core.NewMultipartUpload(ctx, s.cfg.Bucket, name, minio.PutObjectOptions{})
+		id, err = core.NewMultipartUpload(ctx, s.cfg.Bucket, c.name, minio.PutObjectOptions{UserMetadata: c.options().UserMetadata})
 		return err
 	})
 	return id, err
@@ -92,15 +92,17 @@ func (s *Store) uploadPart(ctx context.Context, name, id string, number int, p p
 
 // complete makes the object, unless there is one. The server may be busy with
 // it for a while.
-func (s *Store) complete(ctx context.Context, name, id string, parts []minio.CompletePart) error {
+func (s *Store) complete(ctx context.Context, c creation, id string, parts []minio.CompletePart) error {
 	r := s.once(ctx, patience*s.cfg.Stall, func(ctx context.Context, core *minio.Core) error {
-		info, err := core.CompleteMultipartUpload(ctx, s.cfg.Bucket, name, id, parts, ifAbsent())
+		condition := c.options()
+		condition.UserMetadata = nil // it came with the upload's begin
+		info, err := core.CompleteMultipartUpload(ctx, s.cfg.Bucket, c.name, id, parts, condition)
 		if err == nil && info.ETag == "" {
 			return errNoTag
 		}
 		return err
 	})
-	return s.outcome(ctx, name, r, true)
+	return s.outcome(ctx, c, r, true)
 }
 
 // abort gives the parts up, also when the caller has no time left.
@@ -137,28 +139,29 @@ func (s *Store) completing(ctx context.Context) (completing, error) {
 
 // tryCompleting makes an object in parts where there is one.
 func (s *Store) tryCompleting(ctx context.Context) (completing, error) {
-	name := s.probeName()
+	there := newCreation(s.probeName())
+	second := newCreation(there.name)
 	content, err := s.loadPart(ctx, probeBody(), probeSize)
 	if err != nil {
 		return unknown, err
 	}
 	defer content.release()
-	if err := s.put(ctx, name, content.reader, content.size, content.sum); err != nil {
+	if err := s.put(ctx, there, content.reader, content.size, content.sum); err != nil {
 		return unknown, err
 	}
-	defer s.removeProbe(ctx, name)
-	id, err := s.beginUpload(ctx, name)
+	defer s.removeProbe(ctx, there.name)
+	id, err := s.beginUpload(ctx, second)
 	if err != nil {
 		return unknown, err
 	}
-	tag, err := s.uploadPart(ctx, name, id, 1, content)
+	tag, err := s.uploadPart(ctx, there.name, id, 1, content)
 	if err == nil {
-		err = s.complete(ctx, name, id, []minio.CompletePart{{PartNumber: 1, ETag: tag}})
+		err = s.complete(ctx, second, id, []minio.CompletePart{{PartNumber: 1, ETag: tag}})
 	}
 	if err == nil {
 		return dropped, nil
 	}
-	s.abort(ctx, name, id)
+	s.abort(ctx, there.name, id)
 	a, answered := answerOf(err)
 	switch {
 	case errors.Is(err, blob.ErrExists):

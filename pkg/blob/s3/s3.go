@@ -12,13 +12,13 @@
 // # What an answer to a Create means
 //
 //	2xx with an ETag                     created
-//	412                                  ErrExists
-//	409                                  somebody else was at the key: ErrExists when there
-//	                                     is an object now, ErrMaybe when there is none
 //	507, a quota's code                  ErrFull
-//	400-499 but 408 and 499, and 501     not created
-//	anything else, and no answer         ErrMaybe; but not created when the server can't
-//	                                     have had all of the body, or no connection came up
+//	400-499 but 408, 409, 412 and 499    not created
+//	anything else, and no answer         look what is there, once:
+//	    an object with our nonce             created
+//	    another one                          ErrExists
+//	    nothing, or it can't be seen         412: ErrExists; else ErrMaybe, or not created
+//	                                         where the server can't have had all of the body
 //
 // # Decisions
 //
@@ -29,9 +29,12 @@
 //     to the connection no server can hold the whole request, so an error is a
 //     clean one; once they have been, it is ErrMaybe. A body that turns out too long,
 //     too short or broken is found out before its last octets are given away.
+//   - 2026-11-23: each create writes a nonce into the object's metadata. It settles
+//     most answers that were lost, and tells our own success from another's where
+//     a proxy sent a request twice. No look at a store that is silent or asks to slow
+//     down: that is ErrMaybe at once.
 //   - 2026-11-23: 409 is never taken for ErrExists as such: AWS gives it also when
-//     a delete came in between and nothing is there. Repeating is safe, so what
-//     can't be read back is ErrMaybe.
+//     a delete came in between and nothing is there.
 //   - 2026-11-23: parts above 16 MiB, because a part that fails can be sent again and
 //     a whole PUT of 2 GiB can't. Only on stores that keep the condition when
 //     parts are completed (AWS does, versitygw does, by test: 8 writers, one winner).

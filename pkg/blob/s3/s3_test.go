@@ -79,7 +79,7 @@ func (s inParts) Create(ctx context.Context, key string, body io.Reader, size in
 	if err != nil {
 		return err
 	}
-	return s.createInParts(ctx, name, body, size)
+	return s.createInParts(ctx, newCreation(name), body, size)
 }
 
 func TestContractInParts(t *testing.T) {
@@ -101,7 +101,7 @@ func (s streaming) Create(ctx context.Context, key string, body io.Reader, size 
 	if err != nil {
 		return err
 	}
-	return s.createStreaming(ctx, name, body, size)
+	return s.createStreaming(ctx, newCreation(name), body, size)
 }
 
 func TestContractStreaming(t *testing.T) {
@@ -337,7 +337,7 @@ func TestAbandonedUploads(t *testing.T) {
 	server := s3test.Start(t)
 	s := open(t, server, func(c *Config) { c.Prefix = "eu" })
 	for _, name := range []string{"eu/ours/1", "eu/ours/2", "us/theirs", "eu/Not A Key"} {
-		if _, err := s.beginUpload(t.Context(), name); err != nil {
+		if _, err := s.beginUpload(t.Context(), newCreation(name)); err != nil {
 			t.Fatal(err)
 		}
 	}
