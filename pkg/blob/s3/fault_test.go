@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/postern-pop/postern/pkg/blob"
-	"github.com/postern-pop/postern/pkg/internal/s3test"
+	"github.com/postern-pop/postern/pkg/blob/s3test"
 )
 
 // openThrough opens a store behind a proxy.

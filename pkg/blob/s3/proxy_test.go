@@ -10,7 +10,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/postern-pop/postern/pkg/internal/s3test"
+	"github.com/postern-pop/postern/pkg/blob/s3test"
 )
 
 // cut is where a proxy loses the connection.

@@ -19,7 +19,7 @@ import (
 
 	"github.com/postern-pop/postern/pkg/blob"
 	"github.com/postern-pop/postern/pkg/blob/blobtest"
-	"github.com/postern-pop/postern/pkg/internal/s3test"
+	"github.com/postern-pop/postern/pkg/blob/s3test"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
