@@ -90,7 +90,7 @@ func advised(err error) error {
 		{blob.ErrThrottled, "wait, or raise the store's limits: the node tries again when it is restarted"},
 	} {
 		if errors.Is(err, known.is) {
-			return fmt.Errorf("%w\nWhat to do: %s.", err, known.does)
+			return fmt.Errorf("%w\nwhat to do: %s", err, known.does)
 		}
 	}
 	return err

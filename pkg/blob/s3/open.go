@@ -79,7 +79,9 @@ func (s *Store) isProbe(name string) bool { return strings.HasPrefix(name, s.pre
 func probeBody() *exact { return &exact{src: strings.NewReader("?"), size: probeSize} }
 
 func (s *Store) removeProbe(ctx context.Context, name string) {
-	if err := s.remove(context.WithoutCancel(ctx), name); err != nil {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwork)
+	defer cancel()
+	if err := s.remove(ctx, name); err != nil {
 		s.log.Warn("an object made for trying is left", "name", name, "error", err)
 	}
 }

@@ -35,7 +35,7 @@ func (s *Store) createInParts(ctx context.Context, c creation, body io.Reader, s
 		err = s.complete(ctx, c, id, parts)
 	}
 	if err != nil && !errors.Is(err, blob.ErrMaybe) {
-		s.abort(ctx, c.name, id)
+		s.giveUp(ctx, c.name, id)
 	}
 	return err
 }
@@ -78,9 +78,9 @@ func (s *Store) upload(ctx context.Context, name, id string, body *exact) ([]min
 func (s *Store) uploadPart(ctx context.Context, name, id string, number int, p piece) (tag string, err error) {
 	err = s.repeat(ctx, func(ctx context.Context, core *minio.Core) error {
 		body := newOutgoing(ctx, p.reader(), p.size)
-		defer body.stop()
 		part, err := core.PutObjectPart(ctx, s.cfg.Bucket, name, id, number, body, p.size,
 			minio.PutObjectPartOptions{Sha256Hex: p.sum, DisableContentSha256: true})
+		_, _ = body.stop() // an unfinished part is nothing
 		tag = part.ETag
 		if err == nil && tag == "" {
 			return errNoTag
@@ -105,9 +105,15 @@ func (s *Store) complete(ctx context.Context, c creation, id string, parts []min
 	return s.outcome(ctx, c, r, true)
 }
 
-// abort gives the parts up, also when the caller has no time left.
+// giveUp aborts an upload, also when the caller has no time left.
+func (s *Store) giveUp(ctx context.Context, name, id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwork)
+	defer cancel()
+	s.abort(ctx, name, id)
+}
+
 func (s *Store) abort(ctx context.Context, name, id string) {
-	err := s.repeat(context.WithoutCancel(ctx), func(ctx context.Context, core *minio.Core) error {
+	err := s.repeat(ctx, func(ctx context.Context, core *minio.Core) error {
 		return core.AbortMultipartUpload(ctx, s.cfg.Bucket, name, id)
 	})
 	if a, answered := answerOf(err); err != nil && (!answered || a.StatusCode != http.StatusNotFound) {
@@ -161,7 +167,7 @@ func (s *Store) tryCompleting(ctx context.Context) (completing, error) {
 	if err == nil {
 		return dropped, nil
 	}
-	s.abort(ctx, there.name, id)
+	s.giveUp(ctx, there.name, id)
 	a, answered := answerOf(err)
 	switch {
 	case errors.Is(err, blob.ErrExists):

@@ -82,9 +82,10 @@ const (
 	pageSize  = 1000      // objects in one answer to a list
 	attempts  = 3         // of what may be repeated
 	pause     = 100 * time.Millisecond
-	abandoned = 12 * time.Hour // age of an upload that nobody completes any more
-	sweepings = time.Hour      // between looks for such
-	patience  = 10             // times Stall for the server to put parts together
+	abandoned = 12 * time.Hour  // age of an upload that nobody completes any more
+	sweepings = time.Hour       // between looks for such
+	afterwork = 5 * time.Second // for cleaning up after a call that failed
+	patience  = 10              // times Stall for the server to put parts together
 )
 
 // What an error means to an operator. Each is wrapped by what was seen.

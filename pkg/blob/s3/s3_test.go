@@ -3,10 +3,15 @@ package s3
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -109,6 +114,40 @@ func TestContractStreaming(t *testing.T) {
 	blobtest.Run(t, func(t *testing.T) blob.Store { return streaming{open(t, server)} })
 }
 
+// The same over TLS, trusting the authority that the configuration names.
+func TestTLS(t *testing.T) {
+	cert, key := certificate(t)
+	server := s3test.StartTLS(t, cert, key)
+	s := open(t, server, func(c *Config) { c.CA = cert })
+	for name, store := range map[string]blob.Store{"put": s, "parts": inParts{s}, "stream": streaming{s}} {
+		bodies := [][]byte{bytes.Repeat([]byte("1"), 200<<10), bytes.Repeat([]byte("2"), 200<<10), []byte("3")}
+		race(t, store, "tls/"+name, bodies)
+	}
+}
+
+// certificate writes a server's certificate for 127.0.0.1, which is its own
+// authority, and the key.
+func certificate(t *testing.T) (cert, key string) {
+	t.Helper()
+	lender := httptest.NewTLSServer(nil)
+	defer lender.Close()
+	pair := lender.TLS.Certificates[0]
+	private, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key = filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+	for file, block := range map[string]*pem.Block{
+		cert: {Type: "CERTIFICATE", Bytes: pair.Certificate[0]},
+		key:  {Type: "PRIVATE KEY", Bytes: private},
+	} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cert, key
+}
+
 // Several stores in one bucket see only what is theirs.
 func TestPrefixes(t *testing.T) {
 	server := s3test.Start(t)
@@ -179,7 +218,7 @@ func race(t *testing.T, s blob.Store, key string, bodies [][]byte) (winner int) 
 // 64 writers, one winner, again and again.
 func TestRace(t *testing.T) {
 	s := open(t, s3test.Start(t))
-	rounds := 300
+	rounds := 200
 	if testing.Short() {
 		rounds = 20
 	}
@@ -222,7 +261,7 @@ func TestRaceOfParts(t *testing.T) {
 	for i := range bodies {
 		bodies[i] = bodies[i][:1000+i]
 	}
-	for round := range 100 {
+	for round := range 50 {
 		race(t, inParts{s}, fmt.Sprintf("race/%d", round), bodies)
 	}
 	if n := uploads(t, s); n != 0 {

@@ -43,7 +43,7 @@ const (
 // Credentials that the server takes.
 const (
 	AccessKey = "postern-test"
-	SecretKey = "postern-test-secret" //nolint:gosec // of a server that lives as long as a test
+	SecretKey = "postern-test-secret"
 )
 
 // Server is one versitygw.
