@@ -90,7 +90,7 @@ func layOut(dir string, base int, regions []config.Region) (*demoLayout, error) 
 	for i, region := range inPortOrder(regions) {
 		r := &demoRegion{Region: region, pop3s: at(pop3s + i), lmtp: at(base + lmtpOffset + i)}
 		r.Gateway = port()
-		r.Storage.Dir = &config.Dir{Path: config.Path(filepath.Join(dir, string(r.Name), "store"))}
+		r.Storage.S3, r.Storage.Dir = nil, &config.Dir{Path: config.Path(filepath.Join(dir, string(r.Name), "store"))}
 		r.File = config.Path(filepath.Join(dir, string(r.Name), "region.yaml"))
 		r.processes = layout.processes(r, port)
 		layout.regions = append(layout.regions, r)

@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/postern-pop/postern/pkg/auth"
-	"github.com/postern-pop/postern/pkg/blob/dir"
 	"github.com/postern-pop/postern/pkg/config"
 	"github.com/postern-pop/postern/pkg/node"
 	"github.com/postern-pop/postern/pkg/rpc"
@@ -18,11 +17,11 @@ func mailbox(ctx context.Context, p *run.Process, h *host, cfg *config.Process) 
 	if err != nil {
 		return err
 	}
-	store, err := dir.Open(string(cfg.Region.Storage.Dir.Path))
+	store, closer, err := openStore(ctx, cfg.Region.Storage, me.log, me.metrics)
 	if err != nil {
 		return err
 	}
-	p.OnStop("store", func(context.Context) error { return store.Close() })
+	p.OnStop("store", func(context.Context) error { return closer.Close() })
 	verifier := auth.New(auth.Config{Registerer: me.metrics})
 	p.OnStop("passwords", func(context.Context) error { verifier.Close(); return nil })
 

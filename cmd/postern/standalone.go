@@ -51,7 +51,7 @@ func (c *standaloneCmd) Run(ctx context.Context) error {
 	}
 	defer lock.Close()
 	region.Gateway = config.HostPort(c.Gateway)
-	region.Storage.Dir = &config.Dir{Path: config.Path(filepath.Join(c.Data, string(region.Name), "store"))}
+	region.Storage.S3, region.Storage.Dir = nil, &config.Dir{Path: config.Path(filepath.Join(c.Data, string(region.Name), "store"))}
 	mailboxes, intakes, fronts := c.roles(*region)
 	if err := c.write(mailboxes, intakes, fronts); err != nil {
 		return err

@@ -16,7 +16,8 @@
 //   - Reads and lists see every object created before they began.
 //   - Every call may be repeated. Deleting what isn't there is no error.
 //
-// Keys are slash-separated paths of [a-z0-9._-] segments, without "." and "..".
+// Keys are slash-separated paths of [a-z0-9._-] segments, without "." and ".."
+// (CheckKey). Package blob/measured counts what any Store does.
 package blob
 
 import (
@@ -35,6 +36,9 @@ var (
 	ErrMaybe = errors.New("outcome unknown")
 	// ErrFull says that the store has no room.
 	ErrFull = errors.New("store full")
+	// ErrThrottled says that the store asks for fewer requests. It says why, and
+	// comes with ErrMaybe where the outcome is unknown.
+	ErrThrottled = errors.New("store asks to slow down")
 )
 
 // Info is what List says of an object.

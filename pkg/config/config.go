@@ -28,9 +28,11 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -69,6 +71,26 @@ func (h *HostPort) UnmarshalText(text []byte) error {
 		return fmt.Errorf("port: %w", err)
 	}
 	*h = HostPort(text)
+	return nil
+}
+
+// Endpoint is the URL of a server: http or https, a host, perhaps a port, and
+// nothing else.
+type Endpoint string
+
+// UnmarshalText refuses what is no such URL.
+func (e *Endpoint) UnmarshalText(text []byte) error {
+	u, err := url.Parse(string(text))
+	if err != nil {
+		return err
+	}
+	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+		return errors.New("neither http nor https, or no host")
+	}
+	if rest := (url.URL{Scheme: u.Scheme, Host: u.Host}); *u != rest {
+		return errors.New("more than a scheme and a host")
+	}
+	*e = Endpoint(text)
 	return nil
 }
 
@@ -209,17 +231,21 @@ type Storage struct {
 	Encryption *Encryption `yaml:"encryption,omitempty" want:"key_file or key_uri"` // nil: mail is stored as it is
 }
 
-// S3 is a bucket of an S3-compatible store. Its credentials come from the
-// environment (AWS_ACCESS_KEY_ID, …), CredentialsFile, the shared credentials
-// file, or the instance's role, in this order.
+// S3 is a bucket of an S3-compatible store. It exists, and it belongs to this
+// region, or to regions with prefixes of their own. Its credentials come from
+// the environment (AWS_ACCESS_KEY_ID, …), CredentialsFile, the shared
+// credentials file, or the instance's role, in this order.
+//
+// Mail travels as it is to an endpoint with http instead of https: use it on
+// loopback, or where the network between is encrypted by other means.
 type S3 struct {
-	Endpoints       []string `yaml:"endpoints" want:"a list of URLs, such as https://s3.example.net"` // of one store; the first that answers is used
-	Bucket          string   `yaml:"bucket" want:"the bucket's name"`
-	Prefix          string   `yaml:"prefix,omitempty" want:"what every key begins with, without slashes at its ends"`
-	Region          string   `yaml:"region,omitempty" want:"the store's name for its region, such as eu-central-1"`
-	PathStyle       bool     `yaml:"path_style,omitempty" want:"true or false"`
-	CA              Path     `yaml:"ca,omitempty" want:"the path of a PEM file"`
-	CredentialsFile Path     `yaml:"credentials_file,omitempty" want:"the path of a file in the AWS credentials format"`
+	Endpoints       []Endpoint `yaml:"endpoints" want:"a list of URLs, such as https://s3.example.net"` // of one store; the first that answers is used
+	Bucket          string     `yaml:"bucket" want:"the bucket's name"`
+	Prefix          string     `yaml:"prefix,omitempty" want:"what every key begins with, without slashes at its ends"`
+	Region          string     `yaml:"region,omitempty" want:"the store's name for its region, such as eu-central-1"` // empty: us-east-1
+	PathStyle       bool       `yaml:"path_style,omitempty" want:"true or false"`                                     // the bucket in the URL's path, not in its host; always so except on AWS
+	CA              Path       `yaml:"ca,omitempty" want:"the path of a PEM file"`                                    // empty: the system's authorities
+	CredentialsFile Path       `yaml:"credentials_file,omitempty" want:"the path of a file in the AWS credentials format"`
 }
 
 // Encryption is how mail at rest is encrypted: each shard's data keys are

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -203,6 +204,64 @@ func TestIntakeRules(t *testing.T) {
 				t.Errorf("max_message_mib is %d by default, want 150", process.Intake.MaxMessageMiB)
 			case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
 				t.Errorf("got %v, want %s", err, c.want)
+			}
+		})
+	}
+}
+
+func TestStorageRules(t *testing.T) {
+	const dir = "    dir: {path: mail}\n"
+	const s3 = `    s3:
+      endpoints: ["https://s3.example.net", "http://127.0.0.1:9000"]
+      bucket: postern-mail
+      prefix: eu/mail
+      region: eu-central-1
+      path_style: true
+      ca: ca.pem
+      credentials_file: /abs/credentials
+`
+	swap := func(from, to string) string { return strings.Replace(s3, from, to, 1) }
+	for name, c := range map[string]struct{ text, want string }{
+		"dir":               {dir, ""},
+		"s3":                {s3, ""},
+		"key file":          {dir + "    encryption: {key_file: key}\n", ""},
+		"key service":       {dir + "    encryption: {key_uri: 'kms://a/b'}\n", ""},
+		"nothing":           {"    encryption: {key_file: key}\n", `:10: region.storage: found neither s3 nor dir, expected one of them: where the mail is`},
+		"both":              {s3 + dir, `:19: region.storage.dir: found a directory besides s3, expected one of them: where the mail is`},
+		"no endpoint":       {swap(`["https://s3.example.net", "http://127.0.0.1:9000"]`, "[]"), `:12: region.storage.s3.endpoints: found an empty list, expected at least one URL, such as https://s3.example.net`},
+		"host only":         {swap(`"http://127.0.0.1:9000"`, "\n       s3.example.net"), `:13: region.storage.s3.endpoints[1]: found "s3.example.net", expected a list of URLs, such as https://s3.example.net`},
+		"other scheme":      {swap("https:", "s3:"), `:12: region.storage.s3.endpoints[0]: found "s3://s3.example.net"`},
+		"path":              {swap(".net\"", ".net/bucket\""), `:12: region.storage.s3.endpoints[0]: found "https://s3.example.net/bucket"`},
+		"password":          {swap("https://", "https://me:you@"), `:12: region.storage.s3.endpoints[0]: found`},
+		"no host":           {swap("https://s3.example.net", "https://:443"), `:12: region.storage.s3.endpoints[0]: found "https://:443"`},
+		"bucket":            {swap("postern-mail", "Postern"), `:13: region.storage.s3.bucket: found "Postern", expected 3 to 63 of a-z, 0-9, hyphen and dot, such as postern-mail`},
+		"no bucket":         {swap("      bucket: postern-mail\n", ""), `:11: region.storage.s3.bucket: found nothing, expected the bucket's name`},
+		"prefix":            {swap("eu/mail", "/eu/"), `:14: region.storage.s3.prefix: found "/eu/", expected segments of a-z`},
+		"prefix of dots":    {swap("eu/mail", "eu/.."), `:14: region.storage.s3.prefix: found "eu/.."`},
+		"style":             {swap("path_style: true", "path_style: yes please"), `:16: region.storage.s3.path_style: found "yes please", expected true or false`},
+		"style as text":     {swap("path_style: true", "path_style: 'true'"), `:16: region.storage.s3.path_style: found "true", expected true or false`},
+		"no key":            {dir + "    encryption: {}\n", `:12: region.storage.encryption: found neither key_file nor key_uri, expected one of them: where the key is`},
+		"two keys":          {dir + "    encryption:\n      key_file: key\n      key_uri: 'kms://a'\n", `:14: region.storage.encryption.key_uri: found a key_uri besides key_file`},
+		"key in the bucket": {swap("      bucket", "      key_file: x\n      bucket"), `:13: region.storage.s3.key_file: found an unknown key`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := write(t, "front.yaml", strings.Replace(front, dir, c.text, 1))
+			process, err := Load(file)
+			switch {
+			case c.want == "" && err != nil:
+				t.Fatal(err)
+			case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n")):
+				t.Errorf("got %v, want %s", err, c.want)
+			}
+			if name != "s3" || err != nil {
+				return
+			}
+			want := S3{
+				Endpoints: []Endpoint{"https://s3.example.net", "http://127.0.0.1:9000"}, Bucket: "postern-mail", Prefix: "eu/mail",
+				Region: "eu-central-1", PathStyle: true, CA: Path(filepath.Join(filepath.Dir(file), "ca.pem")), CredentialsFile: "/abs/credentials",
+			}
+			if got := *process.Region.Storage.S3; !reflect.DeepEqual(got, want) {
+				t.Errorf("got %+v, want %+v", got, want)
 			}
 		})
 	}

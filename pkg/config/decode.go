@@ -176,6 +176,10 @@ func (d *decoder) scalar(node *yaml.Node, key string, into reflect.Value, want s
 			return
 		}
 		into.SetInt(int64(n))
+	case reflect.Bool:
+		if node.Kind != yaml.ScalarNode || node.Tag != "!!bool" || node.Decode(into.Addr().Interface()) != nil {
+			d.bad(node.Line, key, found(node), want)
+		}
 	default:
 		d.bad(node.Line, key, found(node), want)
 	}

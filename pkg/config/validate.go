@@ -1,8 +1,10 @@
 package config
 
 import (
+	"regexp"
 	"strconv"
 
+	"github.com/postern-pop/postern/pkg/blob"
 	"github.com/postern-pop/postern/pkg/maildrop"
 )
 
@@ -50,6 +52,43 @@ func (r *Region) Validate(report Report) {
 	between(report, "shards", r.Shards, 1, MaxShards)
 	if r.CrossRegion != Relay && r.CrossRegion != Refuse {
 		report("cross_region", strconv.Quote(r.CrossRegion), "relay or refuse")
+	}
+}
+
+// Validate reports no place for the mail, or two.
+func (s *Storage) Validate(report Report) {
+	switch {
+	case s.S3 == nil && s.Dir == nil:
+		report("", "neither s3 nor dir", "one of them: where the mail is")
+	case s.S3 != nil && s.Dir != nil:
+		report("dir", "a directory besides s3", "one of them: where the mail is")
+	}
+}
+
+// bucketForm is what the S3 interface allows.
+var bucketForm = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
+
+// Validate reports an empty list of endpoints, and names that no bucket or object
+// can have.
+func (s *S3) Validate(report Report) {
+	if len(s.Endpoints) == 0 {
+		report("endpoints", "an empty list", "at least one URL, such as https://s3.example.net")
+	}
+	if !bucketForm.MatchString(s.Bucket) {
+		report("bucket", strconv.Quote(s.Bucket), "3 to 63 of a-z, 0-9, hyphen and dot, such as postern-mail")
+	}
+	if s.Prefix != "" && blob.CheckKey(s.Prefix) != nil {
+		report("prefix", strconv.Quote(s.Prefix), "segments of a-z, 0-9, dot, underscore and hyphen, with slashes between and none at the ends")
+	}
+}
+
+// Validate reports no key, or two.
+func (e *Encryption) Validate(report Report) {
+	switch {
+	case e.KeyFile == "" && e.KeyURI == "":
+		report("", "neither key_file nor key_uri", "one of them: where the key is")
+	case e.KeyFile != "" && e.KeyURI != "":
+		report("key_uri", "a key_uri besides key_file", "one of them: where the key is")
 	}
 }
 

@@ -25,8 +25,11 @@ func NewMemory() *Memory { return &Memory{objects: make(map[string][]byte)} }
 
 // Create implements blob.Store.
 func (m *Memory) Create(ctx context.Context, key string, body io.Reader, size int64) error {
-	if !validKey(key) || size < 1 {
-		return fmt.Errorf("create %q: bad key or size %d", key, size)
+	if err := blob.CheckKey(key); err != nil {
+		return err
+	}
+	if size < 1 {
+		return fmt.Errorf("create %s: an object of %d octets", key, size)
 	}
 	content, err := io.ReadAll(io.LimitReader(body, size+1))
 	if err != nil {
@@ -56,7 +59,7 @@ func (m *Memory) ReadAt(ctx context.Context, key string, p []byte, offset int64)
 	}
 	content, ok := m.objects[key]
 	switch {
-	case !validKey(key) || offset < 0:
+	case blob.CheckKey(key) != nil || offset < 0:
 		return 0, fmt.Errorf("read %q: bad key or offset %d", key, offset)
 	case !ok:
 		return 0, fmt.Errorf("read %s: %w", key, blob.ErrNotFound)
@@ -98,7 +101,7 @@ func (m *Memory) infos(prefix, after string) (infos []blob.Info) {
 func (m *Memory) Delete(ctx context.Context, key string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !validKey(key) {
+	if blob.CheckKey(key) != nil {
 		return fmt.Errorf("delete %q: bad key", key)
 	}
 	if err := ctx.Err(); err != nil {
@@ -126,23 +129,3 @@ func (m *Memory) Clone() *Memory {
 	defer m.mu.Unlock()
 	return &Memory{objects: maps.Clone(m.objects)}
 }
-
-// validKey is the form that package blob says keys have.
-func validKey(key string) bool {
-	if len(key) > maxKey {
-		return false
-	}
-	for segment := range strings.SplitSeq(key, "/") {
-		if segment == "" || segment == "." || segment == ".." || strings.Trim(segment, "abcdefghijklmnopqrstuvwxyz0123456789._-") != "" {
-			return false
-		}
-		for i := range len(segment) {
-			if !strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789._-", rune(segment[i])) {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-const maxKey = 1024 // octets, S3's limit

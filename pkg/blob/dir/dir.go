@@ -50,10 +50,8 @@ import (
 )
 
 const (
-	maxKey     = 1024      // octets of a key, S3's limit
-	maxSegment = 255       // octets of a segment, file systems' limit
-	maxReady   = 4096      // directories remembered as durable
-	copySize   = 128 << 10 // octets copied at once
+	maxReady = 4096      // directories remembered as durable
+	copySize = 128 << 10 // octets copied at once
 )
 
 // Store keeps objects in a directory.
@@ -83,7 +81,7 @@ const (
 
 // Create implements blob.Store.
 func (s *Store) Create(ctx context.Context, key string, body io.Reader, size int64) error {
-	if err := checkKey(key); err != nil {
+	if err := blob.CheckKey(key); err != nil {
 		return err
 	}
 	if size < 1 {
@@ -272,7 +270,7 @@ func full(err error) error {
 
 // ReadAt implements blob.Store.
 func (s *Store) ReadAt(ctx context.Context, key string, p []byte, offset int64) (int, error) {
-	if err := errors.Join(checkKey(key), ctx.Err()); err != nil {
+	if err := errors.Join(blob.CheckKey(key), ctx.Err()); err != nil {
 		return 0, err
 	}
 	if offset < 0 {
@@ -292,7 +290,7 @@ func (s *Store) ReadAt(ctx context.Context, key string, p []byte, offset int64) 
 
 // Delete implements blob.Store.
 func (s *Store) Delete(ctx context.Context, key string) error {
-	if err := errors.Join(checkKey(key), ctx.Err()); err != nil {
+	if err := errors.Join(blob.CheckKey(key), ctx.Err()); err != nil {
 		return err
 	}
 	// Not os.Remove: it would remove a folder, if empty.

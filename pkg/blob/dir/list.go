@@ -20,11 +20,10 @@ import (
 func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[blob.Info, error] {
 	return func(yield func(blob.Info, error) bool) {
 		l := &lister{store: s, prefix: prefix, after: after, yield: yield}
-		folder := prefix[:strings.LastIndexByte(prefix, '/')+1]
-		if folder != "" && checkKey(strings.TrimSuffix(folder, "/")) != nil {
-			return // no key begins with that
+		if !blob.BeginsKeys(prefix) {
+			return
 		}
-		if _, err := l.walk(ctx, folder); err != nil {
+		if _, err := l.walk(ctx, prefix[:strings.LastIndexByte(prefix, '/')+1]); err != nil {
 			yield(blob.Info{}, fmt.Errorf("list %s: %w", prefix, err))
 		}
 	}
@@ -103,7 +102,7 @@ func (l *lister) names(folder string) (names []string, err error) {
 // wanted is the entry's name if it is, or may hold, something to yield.
 func (l *lister) wanted(folder string, entry fs.DirEntry) (string, bool) {
 	name := entry.Name()
-	if !validSegment(name) {
+	if blob.CheckKey(name) != nil {
 		return "", false
 	}
 	if !entry.IsDir() {

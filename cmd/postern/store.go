@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/url"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/postern-pop/postern/pkg/blob"
+	"github.com/postern-pop/postern/pkg/blob/dir"
+	"github.com/postern-pop/postern/pkg/blob/measured"
+	"github.com/postern-pop/postern/pkg/blob/s3"
+	"github.com/postern-pop/postern/pkg/config"
+)
+
+// openStore opens where a region's mail is at rest. Metrics of it go to the
+// registerer, unless that is nil. The closer is for when no call is running.
+func openStore(ctx context.Context, cfg config.Storage, log *slog.Logger, to prometheus.Registerer) (blob.Store, io.Closer, error) {
+	if cfg.Encryption != nil {
+		// Better no start than mail that is believed to be encrypted.
+		return nil, nil, errors.New("storage.encryption: this version can't encrypt mail at rest")
+	}
+	var store interface {
+		blob.Store
+		io.Closer
+	}
+	var err error
+	if cfg.S3 != nil {
+		store, err = openBucket(ctx, cfg.S3, log)
+	} else {
+		store, err = dir.Open(string(cfg.Dir.Path))
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	counted, err := measured.New(store, to)
+	if err != nil {
+		return nil, nil, errors.Join(err, store.Close())
+	}
+	return counted, store, nil
+}
+
+func openBucket(ctx context.Context, cfg *config.S3, log *slog.Logger) (*s3.Store, error) {
+	opened := s3.Config{
+		Bucket: cfg.Bucket, Prefix: cfg.Prefix, Region: cfg.Region, PathStyle: cfg.PathStyle,
+		CA: string(cfg.CA), CredentialsFile: string(cfg.CredentialsFile), Log: log,
+	}
+	for _, endpoint := range cfg.Endpoints {
+		if inTheClear(string(endpoint)) {
+			log.Warn("mail travels unencrypted to the store: use https", "endpoint", endpoint)
+		}
+		opened.Endpoints = append(opened.Endpoints, string(endpoint))
+	}
+	store, err := s3.Open(ctx, opened)
+	if err != nil {
+		return nil, advised(err)
+	}
+	return store, nil
+}
+
+// inTheClear reports whether octets leave this machine unencrypted on their way
+// to a URL.
+func inTheClear(endpoint string) bool {
+	u, err := url.Parse(endpoint)
+	if err != nil || u.Scheme != "http" {
+		return false
+	}
+	ip := net.ParseIP(u.Hostname())
+	return u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback())
+}
+
+// advised adds what to do about a store that can't be opened.
+func advised(err error) error {
+	for _, known := range []struct {
+		is   error
+		does string
+	}{
+		{s3.ErrUnreachable, "check storage.s3.endpoints, DNS, and whether a firewall is between"},
+		{s3.ErrCertificate, "name the authority that signed the store's certificate in storage.s3.ca, or correct the host in storage.s3.endpoints"},
+		{s3.ErrCredentials, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or storage.s3.credentials_file, to a key that the store knows, and check this machine's clock"},
+		{s3.ErrNoBucket, "create the bucket, or correct storage.s3.bucket, region and path_style: Postern makes no buckets"},
+		{s3.ErrDenied, "allow this key to get, put, delete and list objects, and to list and abort uploads, in the bucket below storage.s3.prefix"},
+		{s3.ErrPromise, "use another store: on this one two nodes could both believe that they own a mailbox"},
+		{blob.ErrFull, "make room in the store, or raise the bucket's quota"},
+		{blob.ErrThrottled, "wait, or raise the store's limits: the node tries again when it is restarted"},
+	} {
+		if errors.Is(err, known.is) {
+			return fmt.Errorf("%w\nwhat to do: %s", err, known.does)
+		}
+	}
+	return err
+}
