@@ -25,6 +25,7 @@ var rooms = map[string]string{
 	"pkg/auth":         "",
 	"pkg/blob":         "",
 	"pkg/blob/dir":     "pkg/blob",
+	"pkg/blob/verify":  "pkg/blob",
 	"pkg/ledger":       "pkg/blob",
 	"pkg/shard":        "pkg/ledger pkg/policy pkg/blob",
 	"pkg/directory":    "pkg/policy",
@@ -57,6 +58,7 @@ var doors = map[string]string{
 	"github.com/hashicorp/memberlist": "pkg/gossip",
 	"google.golang.org/grpc":          "pkg/rpc pkg/admin proto/postern/v1 cmd/postern",
 	"github.com/alecthomas/kong":      "cmd/postern",
+	"github.com/schollz/progressbar":  "cmd/postern",
 	"golang.org/x/crypto/argon2":      "pkg/auth",
 	"go.yaml.in/yaml/v3":              "pkg/config cmd/postern",
 }
