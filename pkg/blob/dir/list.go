@@ -23,18 +23,21 @@ func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[blob.I
 		if folder != "" && checkKey(strings.TrimSuffix(folder, "/")) != nil {
 			return // no key begins with that
 		}
-		err := s.present()
-		more := err == nil
-		if more {
-			more, err = l.walk(ctx, folder)
-		}
-		if more {
-			err = s.present() // else it would be an empty list
-		}
-		if err != nil {
+		if err := l.all(ctx, folder); err != nil {
 			yield(blob.Info{}, fmt.Errorf("list %s: %w", prefix, err))
 		}
 	}
+}
+
+// all looks before and after: a store that is gone would have an empty list.
+func (l *lister) all(ctx context.Context, folder string) error {
+	if err := l.store.present(); err != nil {
+		return err
+	}
+	if more, err := l.walk(ctx, folder); err != nil || !more {
+		return err
+	}
+	return l.store.present()
 }
 
 type lister struct {

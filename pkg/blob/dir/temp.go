@@ -53,15 +53,21 @@ func same(open *os.File, path string) bool {
 // flock locks, or fails with EWOULDBLOCK.
 func (s *Store) flock(f *os.File, how int) error {
 	err := s.step(stepLock)
-	for err == nil || errors.Is(err, syscall.EINTR) {
-		if err = syscall.Flock(int(f.Fd()), how); err == nil {
-			return nil
-		}
+	if err == nil {
+		err = flock(f, how)
 	}
-	if errors.Is(err, syscall.EWOULDBLOCK) {
+	if err == nil || errors.Is(err, syscall.EWOULDBLOCK) {
 		return err
 	}
 	return fmt.Errorf("this file system has no locks (flock), which tell the files of living processes from those of dead ones: %w", err)
+}
+
+func flock(f *os.File, how int) error {
+	for {
+		if err := syscall.Flock(int(f.Fd()), how); err != syscall.EINTR {
+			return err
+		}
+	}
 }
 
 func (t *tempDir) remove() error {

@@ -29,7 +29,7 @@ func readYourWrite(ctx context.Context, t *trial) error {
 			return err
 		}
 		err := again(ctx, func() error { return create(ctx, s, key, content) })
-		if err != nil && !errors.Is(err, blob.ErrExists) { // which an earlier try of ours would explain
+		if err != nil && !exists(err) { // which an earlier try of ours would explain
 			return fmt.Errorf("create: %w", err)
 		}
 		return t.has(ctx, key, content, "right after the create")
@@ -107,7 +107,7 @@ func neverChanges(ctx context.Context, t *trial) error {
 				switch err := again(ctx, func() error { return create(ctx, other, key, others) }); {
 				case err == nil:
 					return brokenf("endpoint %d created an object that was there", i+1)
-				case !errors.Is(err, blob.ErrExists):
+				case !exists(err):
 					return fmt.Errorf("create: %w", err)
 				}
 			}
@@ -180,7 +180,7 @@ func deletes(ctx context.Context, t *trial) error {
 			}
 			content = octets(600)
 			switch err := create(ctx, s, key, content); {
-			case errors.Is(err, blob.ErrExists) && !errors.Is(err, blob.ErrMaybe):
+			case exists(err):
 				if got, err := read(ctx, s, key, len(content)); err != nil || !bytes.Equal(got, content) {
 					return brokenf("a key whose object was deleted was said to exist")
 				}

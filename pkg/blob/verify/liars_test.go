@@ -150,9 +150,9 @@ var liars = []struct {
 				late[key] = content
 				return blob.ErrMaybe
 			}
-			for key, content := range late {
-				if l.Alter(key, func([]byte) []byte { return content }) {
-					delete(late, key)
+			for other, content := range late {
+				if other != key && l.Alter(other, func([]byte) []byte { return content }) {
+					delete(late, other)
 				}
 			}
 			return l.honest(ctx, key, content)

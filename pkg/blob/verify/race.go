@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -24,14 +23,8 @@ type writer struct {
 // write creates the object, as the ledger does: repeated until the outcome is
 // known, then read back.
 func (w *writer) write(ctx context.Context, key string) {
-	err := again(ctx, func() error {
-		err := create(ctx, w.store, key, w.octets)
-		if errors.Is(err, blob.ErrMaybe) { // whatever else it says
-			return fmt.Errorf("outcome unknown: %s", err.Error())
-		}
-		return err
-	})
-	w.won, w.exists = err == nil, errors.Is(err, blob.ErrExists)
+	err := again(ctx, func() error { return create(ctx, w.store, key, w.octets) })
+	w.won, w.exists = err == nil, exists(err)
 	if !w.won && !w.exists {
 		w.err = err
 		return

@@ -75,6 +75,8 @@ func (t *trial) test(ctx context.Context, p *promise) Result {
 	switch {
 	case errors.As(err, &seen):
 		r.State, r.Seen = Broken, fmt.Sprintf("%s (try %d)", seen, r.Tries)
+	case err != nil && errors.Is(ctx.Err(), context.Canceled):
+		r.State, r.Seen = Untested, "interrupted"
 	case err != nil:
 		r.State, r.Seen = Untested, err.Error()
 	}
@@ -110,7 +112,7 @@ func again(ctx context.Context, call func() error) error {
 	for n := 1; ; n++ {
 		err := call()
 		var seen broken
-		if err == nil || n == tries || errors.As(err, &seen) || errors.Is(err, blob.ErrExists) || errors.Is(err, blob.ErrNotFound) {
+		if err == nil || n == tries || errors.As(err, &seen) || exists(err) || errors.Is(err, blob.ErrNotFound) {
 			return err
 		}
 		timer := time.NewTimer(wait)
@@ -124,6 +126,10 @@ func again(ctx context.Context, call func() error) error {
 	}
 }
 
+// exists says whether a create found an object: a create of unknown outcome doesn't
+// know, whatever else it says.
+func exists(err error) bool { return errors.Is(err, blob.ErrExists) && !errors.Is(err, blob.ErrMaybe) }
+
 // create is Store.Create of octets.
 func create(ctx context.Context, s blob.Store, key string, content []byte) error {
 	return s.Create(ctx, key, bytes.NewReader(content), int64(len(content)))
@@ -134,7 +140,7 @@ func (t *trial) fresh(ctx context.Context, s blob.Store, content []byte) (key st
 	err = again(ctx, func() error {
 		key = t.key()
 		err := create(ctx, s, key, content)
-		if !errors.Is(err, blob.ErrExists) || errors.Is(err, blob.ErrMaybe) {
+		if !exists(err) {
 			return err
 		}
 		got, errRead := read(ctx, s, key, len(content))

@@ -83,6 +83,21 @@ func TestTroubleIsNoLie(t *testing.T) {
 	}
 }
 
+// A create that says both isn't known to have found an object.
+func TestUnknownOutcomeThatSaysExists(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := blobtest.NewFaulty(blobtest.NewMemory(), func(c blobtest.Call) blobtest.Fault {
+			if c.Op == blobtest.OpCreate && c.N%3 == 0 {
+				return blobtest.Fault{Before: errors.Join(blob.ErrMaybe, blob.ErrExists)}
+			}
+			return blobtest.Fault{}
+		})
+		if err := Quick(context.Background(), s); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A store that can't be reached isn't broken: it is untested.
 func TestUnreachable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
