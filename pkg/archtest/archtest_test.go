@@ -27,6 +27,7 @@ var rooms = map[string]string{
 	"pkg/blob/dir":      "pkg/blob",
 	"pkg/blob/s3":       "pkg/blob",
 	"pkg/blob/measured": "pkg/blob",
+	"pkg/blob/verify":   "pkg/blob",
 	"pkg/ledger":        "pkg/blob",
 	"pkg/shard":         "pkg/ledger pkg/policy pkg/blob",
 	"pkg/directory":     "pkg/policy",
@@ -61,6 +62,7 @@ var doors = map[string]string{
 	"google.golang.org/grpc":          "pkg/rpc pkg/admin proto/postern/v1 cmd/postern",
 	"github.com/minio/minio-go":       "pkg/blob/s3",
 	"github.com/alecthomas/kong":      "cmd/postern",
+	"github.com/schollz/progressbar":  "cmd/postern",
 	"golang.org/x/crypto/argon2":      "pkg/auth",
 	"go.yaml.in/yaml/v3":              "pkg/config cmd/postern",
 }
