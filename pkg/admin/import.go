@@ -170,7 +170,7 @@ func (r *importRun) message(ctx context.Context, head *posternv1.ImportHead) (*p
 	case err == nil:
 		r.stored++
 		r.octets += body.size
-		return &posternv1.ImportVerdict{}, nil
+		return &posternv1.ImportVerdict{}, body.skip() // nobody reads one that is there already
 	case maildrop.KindOf(err) != maildrop.Invalid || body.err != nil:
 		return nil, err
 	}
