@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -224,11 +225,11 @@ func (c *importCmd) dryRun(ctx context.Context, cl *client, run *importRun) erro
 		for _, p := range plans {
 			n, why := "-", ""
 			if p.Why == "" {
-				n = fmt.Sprint(p.N)
+				n = strconv.Itoa(p.N)
 			} else {
 				why = "not moved: " + p.Why
 			}
-			row(w, n, orDash(p.UID), p.Received.Format(shownTime), fmt.Sprint(p.Octets), p.Message, why)
+			row(w, n, orDash(p.UID), p.Received.Format(shownTime), strconv.FormatUint(p.Octets, 10), p.Message, why)
 		}
 	})
 }

@@ -117,7 +117,7 @@ func (b *bench) anna() *bench {
 
 const annas = "anna@acme.example"
 
-// oldMaildir is a Maildir with n messages, of which each third is large, and a
+// oldMaildir is a Maildir with n messages, of which two are large, and a
 // list of Dovecot's that has them in another order than their names.
 func oldMaildir(t *testing.T, n int) (dir string, uids []string) {
 	t.Helper()
@@ -129,7 +129,7 @@ func oldMaildir(t *testing.T, n int) (dir string, uids []string) {
 	for i := range n {
 		name := fmt.Sprintf("%d.M1P1.h", 1_700_000_000-i)
 		body := fmt.Sprintf("Subject: %d\n\n.body\n", i)
-		if i%3 == 1 {
+		if i == 1 || i == 8 {
 			body += strings.Repeat("a line of a large message\n", 50_000)
 		}
 		writeMessage(t, filepath.Join(dir, "cur", name+":2,S"), body, time.Duration(n-i)*time.Minute)

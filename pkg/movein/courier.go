@@ -114,7 +114,7 @@ func isNumber(s string) bool {
 // listing gives files that the list doesn't have the numbers that Courier would
 // give them next.
 func (l *courierList) listing(files []maildirFile) []listed {
-	var all []listed
+	all := make([]listed, 0, len(files))
 	next := l.next
 	for _, file := range files {
 		record, ok := l.records[base(file.name)]

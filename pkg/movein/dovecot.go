@@ -170,7 +170,7 @@ func (l *dovecotList) listing(files []maildirFile) []listed {
 	slices.SortFunc(all, func(a, b numbered) int {
 		return cmp.Or(cmp.Compare(a.record.order, b.record.order), cmp.Compare(a.record.uid, b.record.uid))
 	})
-	var order []listed
+	order := make([]listed, 0, len(all))
 	for _, n := range all {
 		order = append(order, listed{n.file, l.uid(n.file, n.record)})
 	}

@@ -32,7 +32,7 @@ type nameList struct{}
 func (nameList) String() string { return "the names of the files" }
 
 func (nameList) listing(files []maildirFile) []listed {
-	var all []listed
+	all := make([]listed, 0, len(files))
 	for _, file := range files {
 		all = append(all, listed{file, hashed("maildir", unique(file.name))})
 	}

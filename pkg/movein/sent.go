@@ -1,6 +1,7 @@
 package movein
 
 import (
+	"bytes"
 	"errors"
 	"io"
 )
@@ -12,7 +13,8 @@ import (
 type sent struct {
 	src   io.Reader
 	in    []byte
-	out   []byte // yet to be read
+	made  []byte // of what was read last
+	out   []byte // the part of it yet to be read
 	done  bool
 	begin bool // at the content's begin, or behind CRLF
 	bare  bool // a bare LF is held back
@@ -30,40 +32,56 @@ func (s *sent) Read(p []byte) (int, error) {
 			return 0, io.EOF
 		}
 		n, err := s.src.Read(s.in)
-		s.out = s.out[:0:cap(s.out)]
-		for _, c := range s.in[:n] {
-			s.take(c)
-		}
+		s.made = s.made[:0]
+		s.take(s.in[:n])
 		if errors.Is(err, io.EOF) {
 			s.end()
 		} else if err != nil {
 			return 0, err
 		}
+		s.out = s.made
 	}
 	n := copy(p, s.out)
 	s.out = s.out[n:]
 	return n, nil
 }
 
-func (s *sent) take(c byte) {
+func (s *sent) take(in []byte) {
+	for len(in) > 0 {
+		line := in
+		if i := bytes.IndexByte(in, '\n'); i >= 0 {
+			line = in[:i+1]
+		}
+		s.line(line)
+		in = in[len(line):]
+	}
+}
+
+// line takes a line, or a piece of one.
+func (s *sent) line(text []byte) {
 	if s.bare {
-		s.out, s.bare = append(s.out, '\n'), false
+		s.made, s.bare = append(s.made, '\n'), false
 	}
-	if c == '\n' && s.last != '\r' {
-		s.bare, s.begin, s.last = true, false, c
-		return
+	if s.begin && text[0] == '.' {
+		s.made = append(s.made, '.')
 	}
-	if c == '.' && s.begin {
-		s.out = append(s.out, '.')
+	before, end := s.last, len(text)-1
+	if end > 0 {
+		before = text[end-1]
 	}
-	s.out = append(s.out, c)
-	s.begin, s.last = c == '\n', c
+	s.last = text[end]
+	s.bare = s.last == '\n' && before != '\r'
+	s.begin = s.last == '\n' && !s.bare
+	if s.bare {
+		text = text[:end]
+	}
+	s.made = append(s.made, text...)
 }
 
 func (s *sent) end() {
 	s.done = true
 	if !s.begin {
-		s.out = append(s.out, "\r\n"...)
+		s.made = append(s.made, "\r\n"...)
 	}
-	s.out = append(s.out, ".\r\n"...)
+	s.made = append(s.made, ".\r\n"...)
 }

@@ -87,7 +87,7 @@ func multiline(t *testing.T, r *bufio.Reader) string {
 // that is: nobody when the test is root, which Dovecot refuses to serve.
 func serverDir(t *testing.T) (dir string, who *syscall.Credential) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "postern-movein-*")
+	dir, err := os.MkdirTemp("", "postern-movein-*") //nolint:usetesting // t.TempDir is below a directory of its owner's alone
 	noError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	noError(t, os.Chmod(dir, 0o755))
