@@ -44,6 +44,7 @@ var rooms = map[string]string{
 	"proto/postern/v1":  "",
 	"regions":           "",
 	"cmd/postern":       "*",
+	"pkg/movein":        "pkg/wire",
 
 	// For tests only: no room above may import them.
 	"pkg/archtest":          "",
