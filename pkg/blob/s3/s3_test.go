@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/minio/minio-go/v7"
 	"go.uber.org/goleak"
 
 	"github.com/postern-pop/postern/pkg/blob"
@@ -458,5 +459,48 @@ func TestListOfManyPages(t *testing.T) {
 	}
 	if i != count {
 		t.Errorf("%d objects, want %d", i, count)
+	}
+}
+
+// A page takes keys in order only, and none before where it was asked to begin.
+func TestPageOfALaxServer(t *testing.T) {
+	s := &Store{prefix: "eu/"}
+	p := page{last: "b"}
+	for _, name := range []string{"eu/a", "eu/b", "eu/c", "eu/c~", "eu/d"} {
+		if err := p.add(s, minio.ObjectInfo{Key: name, Size: 1}, ""); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if want := []blob.Info{{Key: "c", Size: 1}, {Key: "d", Size: 1}}; !slices.Equal(p.infos, want) {
+		t.Errorf("got %v, want %v", p.infos, want)
+	}
+	for _, name := range []string{"eu/c", "eu/d", "us/e", "e"} {
+		if err := p.add(s, minio.ObjectInfo{Key: name}, ""); !errors.Is(err, errForeign) {
+			t.Errorf("%s after d: %v", name, err)
+		}
+	}
+}
+
+// When all memory for bodies is in use, what is in memory already is created
+// all the same, and the rest waits.
+func TestCommitsDontWaitForLargeMail(t *testing.T) {
+	s := open(t, s3test.Start(t))
+	if err := s.memory.Acquire(t.Context(), budget); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Create(t.Context(), "commit", bytes.NewReader([]byte("x")), 1); err != nil {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := s.Create(ctx, "mail", strings.NewReader("x"), 1); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, blob.ErrMaybe) {
+		t.Errorf("%v", err)
+	}
+	s.memory.Release(budget)
+	if err := create(s, "mail", "x"); err != nil {
+		t.Error(err)
+	}
+	if !s.memory.TryAcquire(budget) {
+		t.Error("memory wasn't given back")
 	}
 }
