@@ -25,6 +25,7 @@ var rooms = map[string]string{
 	"pkg/auth":         "",
 	"pkg/blob":         "",
 	"pkg/blob/dir":     "pkg/blob",
+	"pkg/blob/sealed":  "pkg/blob",
 	"pkg/ledger":       "pkg/blob",
 	"pkg/shard":        "pkg/ledger pkg/policy pkg/blob",
 	"pkg/directory":    "pkg/policy",
@@ -59,6 +60,8 @@ var doors = map[string]string{
 	"github.com/alecthomas/kong":      "cmd/postern",
 	"golang.org/x/crypto/argon2":      "pkg/auth",
 	"go.yaml.in/yaml/v3":              "pkg/config cmd/postern",
+	"github.com/tink-crypto":          "pkg/blob/sealed",
+	"github.com/hashicorp/vault":      "pkg/blob/sealed",
 }
 
 type goPackage struct {
