@@ -84,7 +84,7 @@
 //     that name) uses the others' key too; the wrap that it made has another check than the
 //     newest one has, and is ignored.
 //   - 2026-11-23: the check, besides the associated data: transit engines from before
-//     associated data ignored it, and a key object moved between shards would go unseen.
+//     they knew associated data ignore it, and a key object moved between shards would go unseen.
 //   - 2026-11-23: an older generation that can't be unwrapped doesn't keep a shard from
 //     opening; reads of its objects say what is missing. The newest must be there.
 //   - 2026-11-23: of key services, Vault's and OpenBao's transit engine: a provider with

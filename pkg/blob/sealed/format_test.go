@@ -84,7 +84,7 @@ func TestKeysAreNotPrinted(t *testing.T) {
 	}
 	data := store.data.reveal()[:]
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d", "%q"} {
-		for _, what := range []any{store, store.ring, store.data, *store.ring, []*secret{store.data}, opened{key: store.data}} {
+		for _, what := range []any{store, store.ring, store.data, store.ring.keys, []*secret{store.data}, opened{key: store.data}} {
 			printed := fmt.Sprintf(verb, what)
 			for _, form := range []string{"%s", "%x", "%v", "%d", "%#v", "%q"} {
 				shown := strings.Trim(fmt.Sprintf(form, data), "[]\"")

@@ -472,3 +472,47 @@ func TestOpenWrapper(t *testing.T) {
 		}
 	}
 }
+
+// A name that had a plain object, and has a sealed one now.
+func TestPlainThenSealed(t *testing.T) {
+	w, memory := wrapper(t), blobtest.NewMemory()
+	key := prefix + "/body/1"
+	put(t, memory, key, []byte("plain"))
+	s := openAt(t, memory, prefix, w, sealed.Options{Plain: true})
+	mustRead(t, s, key, "plain")
+	if err := memory.Delete(t.Context(), key); err != nil { // by another process
+		t.Fatal(err)
+	}
+	put(t, s, key, []byte("sealed"))
+	mustRead(t, s, key, "sealed")
+}
+
+// An opening that lists a wrap, and finds it replaced when it reads it.
+func TestOpenedWhileRewrapped(t *testing.T) {
+	path := newKeyFile(t)
+	memory := blobtest.NewMemory()
+	put(t, open(t, memory, fileWrapper(t, path)), prefix+"/body/1", []byte("one"))
+	newer := rotate(t, path)
+	done := false
+	faulty := blobtest.NewFaulty(memory, func(c blobtest.Call) blobtest.Fault {
+		if c.Op == blobtest.OpRead && !done {
+			done = true
+			if n, err := sealed.Rewrap(t.Context(), memory, prefix, newer, false); n != 1 || err != nil {
+				t.Error(n, err)
+			}
+		}
+		return blobtest.Fault{}
+	})
+	mustRead(t, open(t, faulty, newer), prefix+"/body/1", "one")
+}
+
+// A newest wrap that can't be read is no reason to delete the one before.
+func TestRewrapBesideDamage(t *testing.T) {
+	w, memory := wrapper(t), blobtest.NewMemory()
+	put(t, open(t, memory, w), prefix+"/body/1", []byte("one"))
+	put(t, memory, prefix+"/key/0000000001-0005", []byte("not a key object"))
+	if _, err := sealed.Rewrap(t.Context(), memory, prefix, w, false); err == nil || !strings.Contains(err.Error(), "0000000001-0005") {
+		t.Errorf("%v; want the damaged object's name", err)
+	}
+	mustRead(t, open(t, memory, w), prefix+"/body/1", "one")
+}

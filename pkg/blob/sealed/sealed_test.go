@@ -352,9 +352,14 @@ func TestMadeAnew(t *testing.T) {
 	if _, err := all(mine, key, 10); !errors.Is(err, blob.ErrNotFound) {
 		t.Errorf("deleted: %v", err)
 	}
-	put(t, theirs, key, []byte("after"))
-	if got, err := all(mine, key, 10); err != nil || string(got) != "after" {
-		t.Errorf("read %q, %v", got, err)
+	for _, content := range []string{"after", "and once more"} {
+		put(t, theirs, key, []byte(content))
+		if got, err := all(mine, key, 20); err != nil || string(got) != content {
+			t.Errorf("read %q, %v", got, err)
+		}
+		if err := theirs.Delete(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -69,7 +69,7 @@ func (t tokenAEAD) renew() error {
 	if file == "" {
 		return nil
 	}
-	token, err := os.ReadFile(file)
+	token, err := os.ReadFile(file) //nolint:gosec // the operator says which file
 	if err != nil {
 		return err
 	}

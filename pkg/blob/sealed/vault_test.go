@@ -25,6 +25,7 @@ import (
 // transit is a transit engine's twin: two routes, one key, versions that grow.
 type transit struct {
 	token   string
+	old     bool // it ignores associated data, as early engines do
 	version int
 	aeads   map[int]cipher.AEAD
 	asked   chan struct{} // nil: it answers; else told of a call that hangs
@@ -52,6 +53,9 @@ func (tr *transit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	bound, _ := base64.StdEncoding.DecodeString(asked["associated_data"])
+	if tr.old {
+		bound = nil
+	}
 	switch r.URL.Path {
 	case "/v1/transit/encrypt/postern-eu":
 		plain, _ := base64.StdEncoding.DecodeString(asked["plaintext"])
@@ -122,7 +126,9 @@ func vault(t *testing.T, uri string) *sealed.Wrapper {
 
 func TestVault(t *testing.T) {
 	twin, uri := newTransit(t)
-	keyService(t, uri)
+	for _, twin.old = range []bool{true, false} {
+		keyService(t, uri)
+	}
 
 	memory := blobtest.NewMemory()
 	put(t, open(t, memory, vault(t, uri)), prefix+"/body/1", []byte("one"))
