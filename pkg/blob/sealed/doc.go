@@ -94,6 +94,9 @@
 //   - 2026-11-23: a keyset file is read once, at the start. Refused: reading it again
 //     when a key is missing; a file that changed half-way through the nodes would then
 //     work on some by chance.
-//   - 2026-11-23: 1,024 objects' keys are kept for each store, and not their ciphers:
-//     making one costs less than a thousandth of any read.
+//   - 2026-11-23: 1,024 objects' keys are kept for each store, and not their ciphers,
+//     which take thirty times the memory. Making one costs a third of opening a segment.
+//   - 2026-11-23: with a key service, opening a shard needs it, and an open shard does
+//     not. Refused: data keys cached on a node's disk, which would be keys at rest beside
+//     the mail. Who wants failover to hang on nothing else takes a keyset file.
 package sealed
