@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"log/slog"
 	"strings"
 
 	"github.com/alecthomas/kong"
 
 	"github.com/postern-pop/postern/pkg/blob"
-	"github.com/postern-pop/postern/pkg/blob/dir"
 	"github.com/postern-pop/postern/pkg/blob/sealed"
 	"github.com/postern-pop/postern/pkg/config"
 	"github.com/postern-pop/postern/pkg/shard"
@@ -95,7 +94,7 @@ func (c *keyRegion) each(ctx context.Context, do func(store blob.Store, prefix s
 			numbers = append(numbers, number)
 		}
 	}
-	store, closer, err := keyStore(region.Storage)
+	store, closer, err := openStore(ctx, region.Storage, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		return err
 	}
@@ -110,15 +109,6 @@ func (c *keyRegion) each(ctx context.Context, do func(store blob.Store, prefix s
 		}
 	}
 	return ctx.Err()
-}
-
-// keyStore opens where a region's mail is at rest, beside the nodes that use it.
-func keyStore(storage config.Storage) (blob.Store, io.Closer, error) {
-	if storage.Dir == nil {
-		return nil, nil, errors.New("the region's storage is not a directory")
-	}
-	store, err := dir.Open(string(storage.Dir.Path))
-	return store, store, err
 }
 
 // wrapper is the key-encryption key of the region's settings.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strconv"
@@ -19,7 +20,6 @@ import (
 	"golang.org/x/term"
 
 	"github.com/postern-pop/postern/pkg/blob"
-	"github.com/postern-pop/postern/pkg/blob/dir"
 	"github.com/postern-pop/postern/pkg/blob/verify"
 	"github.com/postern-pop/postern/pkg/config"
 )
@@ -80,15 +80,31 @@ func (c *storeVerifyCmd) storage() (config.Storage, error) {
 
 // endpoints opens a Store for each of a storage's endpoints, without encryption
 // or cache between.
-func endpoints(_ context.Context, storage config.Storage) (stores []blob.Store, closeAll func() error, err error) {
-	if storage.Dir == nil {
-		return nil, nil, errors.New("only a store in a directory can be verified")
+func endpoints(ctx context.Context, storage config.Storage) (stores []blob.Store, closeAll func() error, err error) {
+	each := []config.Storage{storage}
+	if storage.S3 != nil {
+		each = nil
+		for _, endpoint := range storage.S3.Endpoints {
+			one := *storage.S3
+			one.Endpoints = []config.Endpoint{endpoint}
+			each = append(each, config.Storage{S3: &one})
+		}
 	}
-	store, err := dir.Open(string(storage.Dir.Path))
-	if err != nil {
-		return nil, nil, err
+	closers := make([]io.Closer, 0, len(each))
+	closeAll = func() (err error) {
+		for _, c := range closers {
+			err = errors.Join(err, c.Close())
+		}
+		return err
 	}
-	return []blob.Store{store}, store.Close, nil
+	for _, one := range each {
+		store, closer, err := openStore(ctx, one, slog.New(slog.DiscardHandler), nil)
+		if err != nil {
+			return nil, nil, errors.Join(err, closeAll())
+		}
+		stores, closers = append(stores, store), append(closers, closer)
+	}
+	return stores, closeAll, nil
 }
 
 // verify runs all, with a progress bar if somebody sees it. An interrupt ends it

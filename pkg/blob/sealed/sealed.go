@@ -16,7 +16,7 @@ import (
 var (
 	// ErrCorrupt says that an object, or a part of it, isn't what was sealed under
 	// its name.
-	ErrCorrupt = errors.New("sealed object is damaged")
+	ErrCorrupt = blob.ErrCorrupt
 	// ErrNoKey says that a data key can't be had; its error says which, and what to do.
 	ErrNoKey = errors.New("no data key")
 )
