@@ -48,6 +48,7 @@ var rooms = map[string]string{
 	"pkg/maildroptest":      "pkg/policy pkg/auth pkg/wire",
 	"pkg/blob/blobtest":     "pkg/blob",
 	"pkg/internal/etcdtest": "",
+	"pkg/sim":               "",
 }
 
 // doors says which rooms alone may touch a piece of the outside world.
