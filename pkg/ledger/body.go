@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -23,22 +22,28 @@ const (
 // MaxBody is the most octets of one body that PutBody takes.
 const MaxBody = 1 << 40
 
-func (f files) inline(ctx context.Context, position Position, offset uint32, wire uint64, sum uint32) ([]byte, error) {
-	const op = "ledger.inline"
+// readBody reads a body of at most MaxInline octets, from a pack or from the
+// position's own object, and verifies it.
+func (f files) readBody(ctx context.Context, identity uint32, position Position, place Place, wire uint64) ([]byte, error) {
+	const op = "ledger.read_body"
 	if wire == 0 {
 		return nil, nil
 	}
-	if wire > MaxObject {
-		return nil, &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: fmt.Errorf("%d octets: %w", wire, ErrLimit)}
+	if wire > MaxInline || (place.Pack != "" && !validName(place.Pack)) {
+		return nil, &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: fmt.Errorf("no such place of a body: object %q, %d octets", place.Pack, wire)}
 	}
 	key := f.object(position.Sequence())
-	body := make([]byte, wire)
-	err := f.read(ctx, key, body, int64(offset))
-	if err == nil && checksum(0, body) != sum {
+	if place.Pack != "" {
+		key = f.pack(place.Pack)
+	}
+	frame := make([]byte, wire+crcSize)
+	err := f.read(ctx, key, frame, int64(place.Offset))
+	body := frame[:wire:wire]
+	if err == nil && bodySum(identity, position, body) != binary.LittleEndian.Uint32(frame[wire:]) {
 		err = fmt.Errorf("checksum of the body is wrong: %w", ErrCorrupt)
 	}
 	if err != nil {
-		err = fmt.Errorf("%s: record %d, octet %d: %w", key, position.Index(), offset, err)
+		err = fmt.Errorf("%s: octet %d: body of %s: %w", key, place.Offset, position, err)
 		return nil, &maildrop.Error{Op: op, Kind: kindOf(err), Err: err}
 	}
 	return body, nil
@@ -63,7 +68,7 @@ func (f files) putBody(ctx context.Context, epoch uint64, body io.Reader, wire u
 	if wire == 0 || wire > MaxBody {
 		return "", &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: fmt.Errorf("body of %d octets: %w", wire, ErrLimit)}
 	}
-	object := bodyName(epoch)
+	object := newName(epoch)
 	framed := newFramer(object, body, wire)
 	err := f.store.Create(ctx, f.body(object), framed, framedSize(wire))
 	if framed.fail != nil {
@@ -79,29 +84,6 @@ func (f files) putBody(ctx context.Context, epoch uint64, body io.Reader, wire u
 		kind = maildrop.Invalid
 	}
 	return "", &maildrop.Error{Op: op, Kind: kind, Err: fmt.Errorf("%s: %w", f.body(object), err)}
-}
-
-// bodyName makes a name that nobody has used: the epoch, so that what an ended
-// epoch left unnamed can be told to be garbage, and 128 random bits.
-func bodyName(epoch uint64) string {
-	var random [16]byte
-	rand.Read(random[:]) // never fails: crypto/rand ends the process instead
-	return fmt.Sprintf("%016x-%s", epoch, uidEncoding.EncodeToString(random[:]))
-}
-
-// validBody holds a name from a record against the form of bodyName.
-func validBody(object string) bool {
-	const epoch = 16
-	if len(object) != epoch+1+26 || object[epoch] != '-' {
-		return false
-	}
-	for i := range epoch {
-		if c := object[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return false
-		}
-	}
-	_, err := uidEncoding.DecodeString(object[epoch+1:])
-	return err == nil
 }
 
 // framedSize is the body object's size.
@@ -175,7 +157,7 @@ func (f *framer) fill() error {
 
 func (f files) openBody(ctx context.Context, object string, wire, offset uint64) (io.ReadCloser, error) {
 	const op = "ledger.open_body"
-	if !validBody(object) || wire == 0 || wire > MaxBody || offset > wire {
+	if !validName(object) || wire == 0 || wire > MaxBody || offset > wire {
 		return nil, &maildrop.Error{Op: op, Kind: maildrop.Invalid,
 			Err: fmt.Errorf("no such place in a body: object %q, octet %d of %d", object, offset, wire)}
 	}

@@ -128,7 +128,7 @@ func TestOpenBodyRefuses(t *testing.T) {
 		{"../../secret", 3, 0, maildrop.Invalid},
 		{strings.ToUpper(name), 3, 0, maildrop.Invalid},
 		{"", 3, 0, maildrop.Invalid},
-		{bodyName(1), 3, 0, maildrop.NotFound},
+		{newName(1), 3, 0, maildrop.NotFound},
 		{name, 2, 0, maildrop.Corrupt},
 		{name, 4, 0, maildrop.Corrupt},
 		{name, 2 * blockSize, blockSize + 1, maildrop.Corrupt},

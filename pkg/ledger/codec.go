@@ -17,6 +17,8 @@ const (
 	MaxText     = 4096                   // octets of any text in a record
 	MaxGroups   = 1024                   // groups of one address
 	MaxMessages = 1 << 20                // messages of one removal
+	MaxPacked   = 65535                  // messages of one pack
+	MaxPack     = 16 << 20               // octets of one pack object
 )
 
 // MaxSequence is the greatest sequence: UIDs have 40 bits for it. At 100
@@ -65,7 +67,6 @@ func (f *Fence) appendTo(b []byte) ([]byte, error) {
 func (d *Delivery) appendTo(b []byte) ([]byte, error) {
 	b = append(b, d.Class)
 	b = append(b, d.ID[:]...)
-	b = binary.LittleEndian.AppendUint32(b, d.Checksum)
 	b = binary.AppendUvarint(b, d.Size)
 	b = binary.AppendUvarint(b, d.Wire)
 	b, err := appendTime(b, d.Received)
@@ -111,6 +112,34 @@ func (a *Address) appendTo(b []byte) ([]byte, error) {
 		return nil, err
 	}
 	return appendTexts(binary.AppendUvarint(b, uint64(len(a.Groups))), a.Groups...)
+}
+
+func (p *Pack) appendTo(b []byte) ([]byte, error) {
+	b = binary.AppendUvarint(append(b, p.Class), p.Size)
+	b, err := appendTime(b, p.Time)
+	if err != nil {
+		return nil, err
+	}
+	if b, err = appendText(b, p.Object); err != nil {
+		return nil, err
+	}
+	b = binary.AppendUvarint(b, uint64(len(p.Mailboxes)))
+	before, total := Position(0), 0
+	for _, m := range p.Mailboxes {
+		if total += len(m.Messages); total > MaxPacked || len(p.Mailboxes) > MaxPacked {
+			return nil, fmt.Errorf("pack of over %d messages", MaxPacked)
+		}
+		if b, err = appendText(b, m.Mailbox); err != nil {
+			return nil, err
+		}
+		b = binary.AppendUvarint(b, uint64(len(m.Messages)))
+		for _, message := range m.Messages {
+			b = binary.AppendUvarint(b, zigzag(int64(message.Position-before)))
+			b = binary.AppendUvarint(b, uint64(message.Offset))
+			before = message.Position
+		}
+	}
+	return b, nil
 }
 
 func appendTexts(b []byte, texts ...string) ([]byte, error) {
@@ -214,7 +243,6 @@ func (r *reader) fence() *Fence {
 func (r *reader) delivery() *Delivery {
 	d := &Delivery{Class: r.octet()}
 	copy(d.ID[:], r.take(len(d.ID)))
-	d.Checksum = r.uint32()
 	d.Size, d.Wire = r.uvarint(), r.uvarint()
 	d.Received = r.time()
 	d.Mailbox, d.UID, d.Object = r.text(), r.text(), r.text()
@@ -254,6 +282,35 @@ func (r *reader) address() *Address {
 	return a
 }
 
+func (r *reader) pack() *Pack {
+	p := &Pack{Class: r.octet(), Size: r.uvarint(), Time: r.time(), Object: r.text()}
+	if n := r.count(MaxPacked); n > 0 {
+		p.Mailboxes = make([]PackMailbox, n)
+	}
+	before, left := Position(0), MaxPacked
+	for i := range p.Mailboxes {
+		m := &p.Mailboxes[i]
+		m.Mailbox = r.text()
+		n := r.count(left)
+		if left -= n; n > 0 {
+			m.Messages = make([]PackMessage, n)
+		}
+		for j := range m.Messages {
+			before += Position(unzigzag(r.uvarint()))
+			m.Messages[j] = PackMessage{Position: before, Offset: r.offset()}
+		}
+	}
+	return p
+}
+
+func (r *reader) offset() uint32 {
+	offset := r.uvarint()
+	if offset > math.MaxUint32 {
+		r.refuse("offset out of range")
+	}
+	return uint32(offset)
+}
+
 // decodeRecord takes a payload apart. Its errors wrap ErrCorrupt or, for a kind that
 // this program doesn't know, ErrVersion.
 func decodeRecord(kind Kind, payload []byte) (Record, error) {
@@ -268,6 +325,8 @@ func decodeRecord(kind Kind, payload []byte) (Record, error) {
 		record = r.removal()
 	case KindAddress:
 		record = r.address()
+	case KindPack:
+		record = r.pack()
 	default:
 		return nil, fmt.Errorf("record of %s: %w", kind, ErrVersion)
 	}

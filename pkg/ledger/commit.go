@@ -13,100 +13,143 @@ import (
 	"github.com/postern-pop/postern/pkg/blob"
 )
 
-// files is the ledger's part of the store.
-type files struct {
-	store  blob.Store
-	prefix string
-}
-
-func (f files) ledgerPrefix() string      { return f.prefix + "/ledger/" }
-func (f files) object(seq uint64) string  { return fmt.Sprintf("%s%020d", f.ledgerPrefix(), seq) }
-func (f files) body(object string) string { return f.prefix + "/body/" + object }
-
-// How long a commit waits before it repeats a call that failed: doubling, with
+// How long a call that failed waits before it is repeated: doubling, with
 // jitter, so that the shards of a node don't knock in step.
 const (
 	firstPause = 5 * time.Millisecond
 	lastPause  = time.Second
 )
 
-var (
-	// errTaken: the sequence holds somebody else's object, and ours was never
-	// written.
-	errTaken = errors.New("the sequence is taken")
-	// errUnknown: ours may be written, now or later.
-	errUnknown = errors.New("outcome unknown")
-)
+// errUnknown: the object may be written, now or later.
+var errUnknown = errors.New("outcome unknown")
 
-// commit creates the object at the sequence, as often as it takes to know the
-// outcome. Errors: errTaken, errUnknown, and after any other one (the store's
-// or the context's) the object is not written and will not be.
-func (f files) commit(ctx context.Context, sequence uint64, object []byte, log *slog.Logger) error {
-	key := f.object(sequence)
+// errGone: somebody's object was at the key, and is there no more.
+var errGone = errors.New("was there and is gone")
+
+// takenError: the key holds somebody else's object, and ours was never written.
+type takenError struct {
+	key   string
+	epoch uint64 // of the other
+}
+
+func (e *takenError) Error() string { return fmt.Sprintf("%s is taken by epoch %d", e.key, e.epoch) }
+
+// commit creates the object, as often as it takes to know the outcome, until
+// ctx ends or giveUp is closed. Its first octets, so many as head says, are like no other
+// object's. Errors: a takenError, errUnknown, and after any other one (the
+// store's or the context's) the object is not written and will not be.
+func (f files) commit(ctx context.Context, key string, object []byte, head int, giveUp <-chan struct{}, log *slog.Logger) error {
 	inDoubt := false
-	pause := firstPause
-	for attempt := 1; ; attempt++ {
-		err := f.attempt(ctx, key, object)
+	r := retry{pause: firstPause}
+	var last error
+	for {
+		select {
+		case <-giveUp:
+			return outcome(inDoubt, last, errHole)
+		default:
+		}
+		last = f.attempt(ctx, key, object, head)
+		var taken *takenError
 		switch {
-		case err == nil, errors.Is(err, errTaken), errors.Is(err, errUnknown):
-			return err
-		case errors.Is(err, blob.ErrMaybe):
+		case last == nil, errors.Is(last, errUnknown), errors.As(last, &taken):
+			return last
+		case errors.Is(last, blob.ErrMaybe):
 			inDoubt = true
-		case errors.Is(err, blob.ErrFull) && !inDoubt:
-			return err
+		case errors.Is(last, blob.ErrFull) && !inDoubt:
+			return last
 		}
-		if attempt&(attempt-1) == 0 { // 1, 2, 4, …: not a line for each try
-			log.Warn("ledger object not written, trying again", "key", key, "attempt", attempt, "in_doubt", inDoubt, "error", err)
+		if ended := r.wait(ctx, giveUp, log, "object not written, trying again", key, last); ended != nil {
+			return outcome(inDoubt, last, ended)
 		}
-		if waited := wait(ctx, pause); waited != nil {
-			return outcome(inDoubt, err, waited)
-		}
-		pause = min(2*pause, lastPause)
 	}
 }
 
-// outcome is the error of a commit that ran out of time.
+// outcome is the error of a commit that was given up.
 func outcome(inDoubt bool, err, ended error) error {
-	if inDoubt {
+	switch {
+	case err == nil:
+		return ended
+	case inDoubt:
 		return fmt.Errorf("%w: %w", errUnknown, err)
 	}
 	return fmt.Errorf("%w (given up: %s)", err, ended.Error())
 }
 
-// attempt is one try: nil, errTaken, errUnknown, or what the store said.
-func (f files) attempt(ctx context.Context, key string, object []byte) error {
+// attempt is one try: nil, a takenError, errUnknown, or what the store said.
+func (f files) attempt(ctx context.Context, key string, object []byte, head int) error {
 	err := f.store.Create(ctx, key, bytes.NewReader(object), int64(len(object)))
 	if !errors.Is(err, blob.ErrExists) || errors.Is(err, blob.ErrMaybe) {
 		return err
 	}
 	// It may be ours: an earlier try whose answer was lost, also one that the
 	// store repeated by itself.
-	there := make([]byte, headerSize)
+	there := make([]byte, head)
 	n, err := f.store.ReadAt(ctx, key, there, 0)
 	switch {
 	case errors.Is(err, blob.ErrNotFound):
 		// Deleted since. Creating it anew would write into a part of the ledger
 		// that nobody reads any more: never repeat.
-		return fmt.Errorf("%w: %s was there and is gone", errUnknown, key)
+		return fmt.Errorf("%w: %s: %w", errUnknown, key, errGone)
 	case err != nil && !errors.Is(err, io.EOF):
 		return fmt.Errorf("%w: %s is there and can't be read: %w", blob.ErrMaybe, key, err)
-	case sameHeader(there[:n], object):
+	case bytes.Equal(there[:n], object[:head]):
 		return nil
 	}
-	if _, err := decodeHeader(there[:n]); err != nil {
+	h, err := decodeHeader(there[:n])
+	if err != nil {
 		return fmt.Errorf("%w: %s is there: %w", errUnknown, key, err)
 	}
-	return fmt.Errorf("%w: %s", errTaken, key)
+	return &takenError{key: key, epoch: h.epoch}
 }
 
-// wait pauses for d, give or take a half, unless ctx ends before.
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d/2 + rand.N(d)) //nolint:gosec // chance, no secret
+// retry counts the tries of a call and paces them.
+type retry struct {
+	tries int
+	pause time.Duration
+}
+
+// wait pauses, give or take a half, unless ctx ends or giveUp is closed before;
+// then it says so.
+func (r *retry) wait(ctx context.Context, giveUp <-chan struct{}, log *slog.Logger, what, key string, err error) error {
+	if r.tries++; r.tries&(r.tries-1) == 0 { // 1, 2, 4, …: not a line for each try
+		log.Warn(what, "key", key, "attempt", r.tries, "error", err)
+	}
+	timer := time.NewTimer(r.pause/2 + rand.N(r.pause)) //nolint:gosec // chance, no secret
 	defer timer.Stop()
+	r.pause = min(2*r.pause, lastPause)
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	case <-giveUp:
+		return errHole
 	case <-timer.C:
 		return nil
 	}
+}
+
+// patiently repeats a call that only reads, while its errors may pass, until
+// ctx ends.
+func patiently(ctx context.Context, log *slog.Logger, key string, call func() error) error {
+	r := retry{pause: firstPause}
+	for {
+		err := call()
+		if err == nil || lasting(err) {
+			return err
+		}
+		if ended := r.wait(ctx, nil, log, "the store refuses, trying again", key, err); ended != nil {
+			return outcome(false, err, ended)
+		}
+	}
+}
+
+// lasting reports whether repeating a read makes no sense.
+func lasting(err error) bool {
+	for _, known := range []error{
+		blob.ErrNotFound, io.EOF, ErrCorrupt, ErrVersion, ErrFenced,
+	} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return false
 }

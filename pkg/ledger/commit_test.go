@@ -149,7 +149,6 @@ func TestOpenOutcomes(t *testing.T) {
 		want error
 	}{
 		{"list", onOp(blobtest.OpList, fault{Before: blobtest.ErrInjected}), maildrop.Transient, blobtest.ErrInjected},
-		{"list cut", onOp(blobtest.OpList, fault{After: blobtest.ErrInjected}), maildrop.Transient, blobtest.ErrInjected},
 		{"read", onOp(blobtest.OpRead, fault{Before: blobtest.ErrInjected}), maildrop.Transient, blobtest.ErrInjected},
 		{"full", onOp(blobtest.OpCreate, fault{Before: blob.ErrFull}), maildrop.Full, blob.ErrFull},
 		{"down", onOp(blobtest.OpCreate, fault{Before: blobtest.ErrInjected}), maildrop.Transient, blobtest.ErrInjected},
@@ -163,7 +162,7 @@ func TestOpenOutcomes(t *testing.T) {
 				store.SetPlan(c.plan)
 				ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 				defer cancel()
-				_, err := Open(ctx, Config{Store: store, Prefix: prefix}, (&history{}).replay)
+				_, err := Open(ctx, Config{Store: store, Prefix: prefix}, (&history{}).begin)
 				if !errors.Is(err, c.want) || maildrop.KindOf(err) != c.kind {
 					t.Errorf("Open: %v (%s)", err, maildrop.KindOf(err))
 				}
@@ -172,6 +171,33 @@ func TestOpenOutcomes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What passes is waited for, and a list goes on where it was cut.
+func TestOpenIsPatient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := blobtest.NewFaulty(blobtest.NewMemory(), nil)
+		old, _ := open(t, store)
+		add(t, old, 0, 1)
+		writeCheckpoint(t, old, 0, 1)
+		for n := range uint64(5) {
+			add(t, old, 2+n)
+		}
+		for range 2 {
+			calls := 0
+			store.SetPlan(func(blobtest.Call) blobtest.Fault {
+				if calls++; calls%3 != 0 {
+					return []blobtest.Fault{{Before: blobtest.ErrInjected}, {After: blob.ErrMaybe}}[calls%2]
+				}
+				return blobtest.Fault{}
+			})
+			_, h := open(t, store)
+			if got := fmt.Sprint(h.numbers()); got != "[0 1 2 3 4 5 6]" {
+				t.Errorf("replayed %s", got)
+			}
+			store.SetPlan(nil)
+		}
+	})
 }
 
 func onOp(op blobtest.Op, fault blobtest.Fault) blobtest.Plan {

@@ -33,13 +33,13 @@ func sample(t *testing.T) *blobtest.Memory {
 // verify opens a ledger and reads all its bodies.
 func verify(store blob.Store) error {
 	h := &history{}
-	l, err := Open(context.Background(), Config{Store: store, Prefix: prefix}, h.replay)
+	l, err := Open(context.Background(), Config{Store: store, Prefix: prefix}, h.begin)
 	if err != nil {
 		return err
 	}
 	for _, e := range h.entries {
 		if d, ok := e.Record.(*Delivery); ok {
-			if _, err := l.Inline(context.Background(), e.Position, e.Offset, d.Wire, d.Checksum); err != nil {
+			if _, err := l.ReadBody(context.Background(), e.Position, Place{Offset: e.Offset}, d.Wire); err != nil {
 				return err
 			}
 		}
@@ -146,7 +146,7 @@ func replace(t *testing.T, m *blobtest.Memory, key string, from *blobtest.Memory
 func forge(t *testing.T, m *blobtest.Memory, sequence, epoch uint64, record func(*Ledger) Record) {
 	t.Helper()
 	l, _ := open(t, m.Clone())
-	h := l.header(sequence)
+	h := l.header(&flight{sequence: sequence, durable: sequence - 1})
 	h.epoch = epoch
 	object, _, err := encodeObject(h, []Draft{{Record: record(l)}})
 	if err != nil || !m.Alter(l.files.object(sequence), func([]byte) []byte { return object }) {
@@ -154,22 +154,26 @@ func forge(t *testing.T, m *blobtest.Memory, sequence, epoch uint64, record func
 	}
 }
 
-func TestInlineOfWhatIsGone(t *testing.T) {
+func TestReadBodyOfWhatIsGone(t *testing.T) {
 	store := blobtest.NewMemory()
 	l, _ := open(t, store)
 	e := add(t, l, 1)[0]
 	d := e.Record.(*Delivery)
-	if _, err := l.Inline(context.Background(), e.Position, e.Offset, d.Wire, d.Checksum+1); !errors.Is(err, ErrCorrupt) {
-		t.Errorf("wrong checksum: %v", err)
+	ctx, place := context.Background(), Place{Offset: e.Offset}
+	if _, err := l.ReadBody(ctx, e.Position+1, place, d.Wire); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("another position: %v", err)
 	}
-	if _, err := l.Inline(context.Background(), e.Position, e.Offset+1, d.Wire, d.Checksum); !errors.Is(err, ErrCorrupt) {
+	if _, err := l.ReadBody(ctx, e.Position, Place{Offset: e.Offset + 1}, d.Wire); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("beyond the end: %v", err)
 	}
-	if _, err := l.Inline(context.Background(), e.Position, 0, 1<<60, 0); maildrop.KindOf(err) != maildrop.Invalid {
+	if _, err := l.ReadBody(ctx, e.Position, Place{}, 1<<60); maildrop.KindOf(err) != maildrop.Invalid {
 		t.Errorf("an absurd length: %v", err)
 	}
+	if _, err := l.ReadBody(ctx, e.Position, Place{Pack: "../../secret"}, d.Wire); maildrop.KindOf(err) != maildrop.Invalid {
+		t.Errorf("an absurd name: %v", err)
+	}
 	remove(t, store, l.files.object(2))
-	_, err := l.Inline(context.Background(), e.Position, e.Offset, d.Wire, d.Checksum)
+	_, err := l.ReadBody(ctx, e.Position, place, d.Wire)
 	if !errors.Is(err, ErrGone) || maildrop.KindOf(err) != maildrop.NotFound {
 		t.Errorf("gone: %v", err)
 	}

@@ -43,7 +43,7 @@ func TestFullFileSystem(t *testing.T) {
 	if !errors.Is(err, blob.ErrFull) || maildrop.KindOf(err) != maildrop.Full {
 		t.Fatalf("append %d: %v; want Full", n, err)
 	}
-	if _, err := Open(context.Background(), Config{Store: store, Prefix: prefix}, (&history{}).replay); maildrop.KindOf(err) != maildrop.Full {
+	if _, err := Open(context.Background(), Config{Store: store, Prefix: prefix}, (&history{}).begin); maildrop.KindOf(err) != maildrop.Full {
 		t.Errorf("Open: %v; want Full", err)
 	}
 	if err := os.Remove(filler); err != nil {

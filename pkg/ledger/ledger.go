@@ -2,12 +2,11 @@ package ledger
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/postern-pop/postern/pkg/blob"
 	"github.com/postern-pop/postern/pkg/maildrop"
@@ -38,6 +37,10 @@ type Config struct {
 	Owner  string       // the node's name, for people who read fences
 	Epoch  uint64       // the new epoch is at least this
 	Log    *slog.Logger // nil: none
+
+	// Clock is the time since some moment in the past. It must go on while the
+	// machine sleeps, and never goes back. nil: CLOCK_BOOTTIME.
+	Clock func() time.Duration
 }
 
 // Stats are what the ledger holds, in objects that count.
@@ -46,22 +49,35 @@ type Stats struct {
 	Skipped uint64 // of these, objects of a fenced owner: not replayed
 	Records uint64 // records replayed and appended
 	Octets  uint64 // sum of the objects' sizes
+	Damaged uint64 // checkpoints that Open found damaged
 }
 
-// Ledger is an open ledger with one writer. Append is for one caller at a time
-// (others wait); reading and writing bodies is for any number.
+// Ledger is an open ledger with one writer. All its methods may be called by
+// any number of goroutines at once.
 type Ledger struct {
 	files    files
 	log      *slog.Logger
+	clock    func() time.Duration
 	identity uint32
 	secret   [32]byte
 	epoch    uint64
+	fenced   uint64        // sequence of our fence
+	turn     chan struct{} // has an element while an append waits to take off
+	writing  chan struct{} // has an element while a checkpoint is written, or Trim deletes
 
-	appending sync.Mutex // held during an append
-	mu        sync.Mutex // guards what follows
-	next      uint64     // sequence of the next object
-	stats     Stats
-	stopped   error // ErrFenced or ErrBroken: no append any more
+	mu      sync.Mutex    // guards what follows; never held during I/O
+	next    uint64        // sequence of the next append
+	durable uint64        // the highest durable sequence, with all before it
+	air     []*flight     // in the order of their sequences
+	failing bool          // none takes off until all have landed
+	fault   error         // of the first flight that failed since: errHole, ErrFenced or ErrBroken
+	hole    uint64        // its sequence
+	changed chan struct{} // closed and made anew when a flight has landed
+	proof   time.Duration // when, by clock, we were proven to be the owner
+	stopped error         // ErrFenced or ErrBroken: no append any more
+	stats   Stats
+
+	checkpoints []known // sound ones, oldest first
 }
 
 // Epoch is the epoch that this opening began.
@@ -73,111 +89,18 @@ func (l *Ledger) Identity() uint32 { return l.identity }
 // Secret is the ledger's, the same for every owner of it.
 func (l *Ledger) Secret() [32]byte { return l.secret }
 
+// Last is the highest durable sequence: it and all before it are durable.
+func (l *Ledger) Last() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.durable
+}
+
 // Stats are the ledger's as of now.
 func (l *Ledger) Stats() Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.stats
-}
-
-// Append writes the drafts as one object and returns their entries when it is
-// durable: all of them or none. No drafts are no object.
-//
-// Errors: ErrFenced (Kind NotOwner; nothing was written) and ErrBroken
-// (Kind Maybe): close, and open anew. After any other error nothing was written and
-// the ledger can be used on: Full, Invalid (ErrLimit, or a draft that makes no
-// sense), Transient and Canceled (the context ended while the store refused).
-// The context bounds how long an unknown outcome is asked after: give it
-// a deadline of seconds, and never end it because one caller went away.
-func (l *Ledger) Append(ctx context.Context, drafts []Draft) ([]Entry, error) {
-	const op = "ledger.append"
-	l.appending.Lock()
-	defer l.appending.Unlock()
-	sequence, err := l.ready()
-	if err != nil {
-		return nil, &maildrop.Error{Op: op, Kind: maildrop.NotOwner, Err: err}
-	}
-	if len(drafts) == 0 {
-		return nil, nil
-	}
-	if err := validate(drafts); err != nil {
-		return nil, &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: err}
-	}
-	object, entries, err := encodeObject(l.header(sequence), drafts)
-	if err != nil {
-		return nil, &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: err}
-	}
-	switch err := l.files.commit(ctx, sequence, object, l.log); {
-	case err == nil:
-		l.account(uint64(len(entries)), uint64(len(object)))
-		return entries, nil
-	case errors.Is(err, errTaken):
-		return nil, l.stop(op, maildrop.NotOwner, ErrFenced, err)
-	case errors.Is(err, errUnknown):
-		return nil, l.stop(op, maildrop.Maybe, ErrBroken, err)
-	default:
-		return nil, &maildrop.Error{Op: op, Kind: kindOf(err), Err: err}
-	}
-}
-
-// Confirm asks the store whether a newer owner has begun: then there is an object
-// where our next one would be. nil: at the time of asking there was none.
-// ErrFenced (Kind NotOwner): there is. After any other error nothing is known.
-//
-// An append finds out by itself; Confirm is for an owner that only reads, and
-// that nobody else can tell, being cut off or having slept.
-func (l *Ledger) Confirm(ctx context.Context) error {
-	const op = "ledger.confirm"
-	if !l.appending.TryLock() {
-		return &maildrop.Error{Op: op, Kind: maildrop.Transient, Err: errAppending}
-	}
-	defer l.appending.Unlock()
-	sequence, err := l.ready()
-	if err != nil {
-		return &maildrop.Error{Op: op, Kind: maildrop.NotOwner, Err: err}
-	}
-	key := l.files.object(sequence)
-	switch _, err := l.files.store.ReadAt(ctx, key, make([]byte, 1), 0); {
-	case errors.Is(err, blob.ErrNotFound):
-		return nil
-	case err != nil && !errors.Is(err, io.EOF):
-		return &maildrop.Error{Op: op, Kind: kindOf(err), Err: err}
-	}
-	return l.stop(op, maildrop.NotOwner, ErrFenced, fmt.Errorf("%s is there", key))
-}
-
-var errAppending = errors.New("an append is under way")
-
-// ready returns the next sequence, or why there is none for us.
-func (l *Ledger) ready() (uint64, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.next, l.stopped
-}
-
-func (l *Ledger) account(records, octets uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.next++
-	l.stats.Objects++
-	l.stats.Records += records
-	l.stats.Octets += octets
-}
-
-// stop ends appending for good.
-func (l *Ledger) stop(op string, kind maildrop.Kind, sentinel, cause error) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.stopped = sentinel
-	return &maildrop.Error{Op: op, Kind: kind, Err: fmt.Errorf("%w: %w", sentinel, cause)}
-}
-
-// header begins an object of ours; its nonce is what an unknown outcome is
-// told by.
-func (l *Ledger) header(sequence uint64) header {
-	h := header{identity: l.identity, epoch: l.epoch, sequence: sequence}
-	rand.Read(h.nonce[:]) // never fails: crypto/rand ends the process instead
-	return h
 }
 
 // kindOf sorts an error after which nothing was written.
@@ -187,6 +110,8 @@ func kindOf(err error) maildrop.Kind {
 		return maildrop.Full
 	case errors.Is(err, ErrCorrupt):
 		return maildrop.Corrupt
+	case errors.Is(err, ErrFenced):
+		return maildrop.NotOwner
 	case errors.Is(err, ErrGone):
 		return maildrop.NotFound
 	case errors.Is(err, ErrLimit):
@@ -197,10 +122,17 @@ func kindOf(err error) maildrop.Kind {
 	return maildrop.Transient
 }
 
-// Inline reads the body of a delivery from its ledger object, by what its Entry
-// says, and verifies it. Errors: ErrCorrupt, ErrGone, or those of the store.
-func (l *Ledger) Inline(ctx context.Context, position Position, offset uint32, wire uint64, checksum uint32) ([]byte, error) {
-	return l.files.inline(ctx, position, offset, wire, checksum)
+// Place says where a body of at most MaxInline octets is.
+type Place struct {
+	Pack   string // a pack's name, as WritePack answered it; "": the position's own ledger object
+	Offset uint32 // of the body in that object, octets: Entry.Offset, or what WritePack answered
+}
+
+// ReadBody reads the body of wire octets of the delivery at the position, and
+// verifies it. Errors: ErrCorrupt and ErrGone, with object and octet, or those of
+// the store.
+func (l *Ledger) ReadBody(ctx context.Context, position Position, place Place, wire uint64) ([]byte, error) {
+	return l.files.readBody(ctx, l.identity, position, place, wire)
 }
 
 // PutBody streams a body of exactly wire octets into an object of its own and
@@ -208,8 +140,8 @@ func (l *Ledger) Inline(ctx context.Context, position Position, offset uint32, w
 // no delivery names is garbage. After an error nothing counts as written: it may be
 // tried again, with the body from its beginning.
 func (l *Ledger) PutBody(ctx context.Context, body io.Reader, wire uint64) (object string, err error) {
-	if _, err := l.ready(); err != nil {
-		return "", &maildrop.Error{Op: "ledger.put_body", Kind: maildrop.NotOwner, Err: err}
+	if err := l.usable("ledger.put_body"); err != nil {
+		return "", err
 	}
 	return l.files.putBody(ctx, l.epoch, body, wire)
 }

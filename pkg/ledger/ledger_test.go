@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,16 +23,49 @@ const prefix = "eu/shard-0007"
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// history is what a replay saw.
-type history struct{ entries []Entry }
+// history is a State: what a replay saw. Its checkpoint is message numbers, 8
+// octets each.
+type history struct {
+	mu      sync.Mutex
+	loaded  []uint64 // numbers from a checkpoint
+	entries []Entry
+	fail    func(Entry) error
+}
 
-func (h *history) replay(e Entry) error {
+// begin makes h empty: it is the State of each attempt.
+func (h *history) begin() State {
+	h.loaded, h.entries = nil, nil
+	return h
+}
+
+// Load implements State.
+func (h *history) Load(part []byte) error {
+	if len(part)%8 != 0 {
+		return ErrCorrupt
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for at := 0; at < len(part); at += 8 {
+		h.loaded = append(h.loaded, binary.LittleEndian.Uint64(part[at:]))
+	}
+	return nil
+}
+
+// Apply implements State.
+func (h *history) Apply(e Entry) error {
+	if h.fail != nil {
+		if err := h.fail(e); err != nil {
+			return err
+		}
+	}
 	h.entries = append(h.entries, e)
 	return nil
 }
 
 // numbers are the deliveries' ones, in order: see message.
 func (h *history) numbers() (found []uint64) {
+	found = append(found, h.loaded...)
+	slices.Sort(found)
 	for _, e := range h.entries {
 		if d, ok := e.Record.(*Delivery); ok {
 			found = append(found, number(d))
@@ -53,7 +87,7 @@ func message(number uint64) Draft {
 func open(t testing.TB, store blob.Store) (*Ledger, *history) {
 	t.Helper()
 	h := &history{}
-	l, err := Open(context.Background(), Config{Store: store, Prefix: prefix, Owner: "node-1"}, h.replay)
+	l, err := Open(context.Background(), Config{Store: store, Prefix: prefix, Owner: "node-1"}, h.begin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +121,7 @@ func onDisk(t testing.TB) *dir.Store {
 func checkBody(t testing.TB, l *Ledger, e Entry) {
 	t.Helper()
 	d := e.Record.(*Delivery)
-	body, err := l.Inline(context.Background(), e.Position, e.Offset, d.Wire, d.Checksum)
+	body, err := l.ReadBody(context.Background(), e.Position, Place{Offset: e.Offset}, d.Wire)
 	if want := message(number(d)).Body; err != nil || string(body) != string(want) {
 		t.Fatalf("body of %s: %q, error %v; want %q", e.Position, body, err, want)
 	}
@@ -141,7 +175,7 @@ func positions(entries []Entry) (p []Position) {
 func TestEpochIsAtLeast(t *testing.T) {
 	store := blobtest.NewMemory()
 	for _, c := range [][2]uint64{{0, 1}, {7, 7}, {7, 8}, {3, 9}, {20, 20}} {
-		l, err := Open(context.Background(), Config{Store: store, Prefix: prefix, Epoch: c[0]}, (&history{}).replay)
+		l, err := Open(context.Background(), Config{Store: store, Prefix: prefix, Epoch: c[0]}, (&history{}).begin)
 		if err != nil || l.Epoch() != c[1] {
 			t.Errorf("asked for %d: epoch %d, error %v; want %d", c[0], l.Epoch(), err, c[1])
 		}
@@ -207,7 +241,7 @@ func TestConcurrentTakeOvers(t *testing.T) {
 	var done sync.WaitGroup
 	for owner := range uint64(owners) {
 		done.Go(func() {
-			l, err := Open(context.Background(), Config{Store: store, Prefix: prefix}, func(Entry) error { return nil })
+			l, err := Open(context.Background(), Config{Store: store, Prefix: prefix}, (&history{}).begin)
 			if err != nil {
 				t.Error(err)
 				return
@@ -252,7 +286,6 @@ func TestAppendRefuses(t *testing.T) {
 		"body twice":      {Record: delivery(Delivery{Wire: 2, Object: "x"}), Body: []byte("ab")},
 		"body of removal": {Record: &Removal{}, Body: []byte("ab")},
 		"too long":        {Record: delivery(Delivery{Wire: MaxInline + 1}), Body: make([]byte, MaxInline+1)},
-		"checksum":        {Record: delivery(Delivery{Wire: 2, Checksum: 5}), Body: []byte("ab")},
 		"text":            {Record: delivery(Delivery{Mailbox: strings.Repeat("x", MaxText+1)})},
 	} {
 		if _, err := l.Append(context.Background(), []Draft{message(1), d}); maildrop.KindOf(err) != maildrop.Invalid {
@@ -272,7 +305,7 @@ func TestAppendRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := entries[0].Record.(*Delivery)
-	if body, err := l.Inline(context.Background(), entries[0].Position, entries[0].Offset, d.Wire, d.Checksum); err != nil || len(body) != 0 {
+	if body, err := l.ReadBody(context.Background(), entries[0].Position, Place{Offset: entries[0].Offset}, d.Wire); err != nil || len(body) != 0 {
 		t.Errorf("empty body: %q, %v", body, err)
 	}
 }
@@ -287,7 +320,7 @@ func TestAppendLeavesDraftsAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 		checkBody(t, l, entries[0])
-		if got := draft.Record.(*Delivery); got.Checksum != 0 || got.UID != "" {
+		if got := draft.Record.(*Delivery); got.UID != "" {
 			t.Errorf("the draft's record was changed: %+v", got)
 		}
 	}
@@ -321,12 +354,12 @@ func TestReplayFails(t *testing.T) {
 		add(t, old, n)
 	}
 	no := &maildrop.Error{Op: "test", Kind: maildrop.Invalid}
-	_, err := Open(context.Background(), Config{Store: store, Prefix: prefix}, func(e Entry) error {
+	_, err := Open(context.Background(), Config{Store: store, Prefix: prefix}, (&history{fail: func(e Entry) error {
 		if e.Position.Sequence() == 10 {
 			return no
 		}
 		return nil
-	})
+	}}).begin)
 	if !errors.Is(err, no) || maildrop.KindOf(err) != maildrop.Invalid {
 		t.Errorf("Open: %v", err)
 	}
@@ -340,12 +373,12 @@ func TestOpenCancelled(t *testing.T) {
 		add(t, old, n)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	_, err := Open(ctx, Config{Store: store, Prefix: prefix}, func(e Entry) error {
+	_, err := Open(ctx, Config{Store: store, Prefix: prefix}, (&history{fail: func(e Entry) error {
 		if e.Position.Sequence() == 10 {
 			cancel()
 		}
 		return nil
-	})
+	}}).begin)
 	if !errors.Is(err, context.Canceled) || maildrop.KindOf(err) != maildrop.Canceled {
 		t.Errorf("Open: %v", err)
 	}

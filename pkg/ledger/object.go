@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,7 +12,7 @@ import (
 const (
 	magic      = "PSTNLEDG"
 	version    = 1
-	headerSize = 68
+	headerSize = 72
 	nonceSize  = 16
 	crcSize    = 4
 
@@ -22,12 +21,12 @@ const (
 	atIdentity = 12
 	atEpoch    = 16
 	atSequence = 24
-	atNonce    = 32
-	atCount    = 48
-	atHeaders  = 52
-	atBodies   = 56
-	atZero     = 60 // reserved, zero
-	atCRC      = 64
+	atDurable  = 32
+	atNonce    = 40
+	atCount    = 56
+	atHeaders  = 60
+	atBodies   = 64
+	atCRC      = 68
 )
 
 // minRecord is the least that any record takes: length, kind, checksum, and the
@@ -44,27 +43,25 @@ type header struct {
 	identity uint32
 	epoch    uint64
 	sequence uint64
+	durable  uint64 // the highest sequence that was durable, with all before it, when this was made
 	nonce    [nonceSize]byte
 	count    int // records
 	headers  int // octets of all record headers
-	bodies   int // octets of all bodies
+	bodies   int // octets of all bodies with their checksums
 }
 
 // size is the whole object's.
 func (h header) size() int { return headerSize + h.headers + h.bodies }
 
 func (h header) put(b []byte) {
-	copy(b, magic)
-	binary.LittleEndian.PutUint16(b[atVersion:], version)
-	binary.LittleEndian.PutUint16(b[atFlags:], 0)
-	binary.LittleEndian.PutUint32(b[atIdentity:], h.identity)
+	putFront(b, magic, h.identity)
 	binary.LittleEndian.PutUint64(b[atEpoch:], h.epoch)
 	binary.LittleEndian.PutUint64(b[atSequence:], h.sequence)
+	binary.LittleEndian.PutUint64(b[atDurable:], h.durable)
 	copy(b[atNonce:], h.nonce[:])
 	binary.LittleEndian.PutUint32(b[atCount:], uint32(h.count))
 	binary.LittleEndian.PutUint32(b[atHeaders:], uint32(h.headers))
 	binary.LittleEndian.PutUint32(b[atBodies:], uint32(h.bodies))
-	binary.LittleEndian.PutUint32(b[atZero:], 0)
 	binary.LittleEndian.PutUint32(b[atCRC:], checksum(0, b[:atCRC]))
 }
 
@@ -74,23 +71,42 @@ func decodeHeader(b []byte) (h header, err error) {
 		return h, damage(len(b), "object ends in its header")
 	}
 	b = b[:headerSize]
-	if string(b[:len(magic)]) != magic {
-		return h, damage(0, "not a ledger object")
-	}
-	if checksum(0, b[:atCRC]) != binary.LittleEndian.Uint32(b[atCRC:]) {
-		return h, damage(0, "checksum of the object's header is wrong")
-	}
-	if v := binary.LittleEndian.Uint16(b[atVersion:]); v != version {
-		return h, fmt.Errorf("ledger object of version %d, version %d is known: %w", v, version, ErrVersion)
-	}
-	if f := binary.LittleEndian.Uint16(b[atFlags:]); f != 0 {
-		return h, fmt.Errorf("ledger object with flags %#x: %w", f, ErrVersion)
+	if err := checkFront(b, magic, checksum(0, b[:atCRC]), atCRC); err != nil {
+		return h, err
 	}
 	h.identity = binary.LittleEndian.Uint32(b[atIdentity:])
 	h.epoch = binary.LittleEndian.Uint64(b[atEpoch:])
 	h.sequence = binary.LittleEndian.Uint64(b[atSequence:])
+	h.durable = binary.LittleEndian.Uint64(b[atDurable:])
 	copy(h.nonce[:], b[atNonce:])
 	return h, h.lengths(b)
+}
+
+// checkFront checks what all objects of a ledger have in common: magic, checksum
+// at its place, version and flags, in this order. Damage is never taken for a
+// newer version.
+func checkFront(b []byte, magic string, sum uint32, atSum int) error {
+	if string(b[:len(magic)]) != magic {
+		return damage(0, "not an object of type "+magic)
+	}
+	if sum != binary.LittleEndian.Uint32(b[atSum:]) {
+		return damage(0, "checksum is wrong")
+	}
+	if v := binary.LittleEndian.Uint16(b[atVersion:]); v != version {
+		return fmt.Errorf("%s object of version %d, version %d is known: %w", magic, v, version, ErrVersion)
+	}
+	if f := binary.LittleEndian.Uint16(b[atFlags:]); f != 0 {
+		return fmt.Errorf("%s object with flags %#x: %w", magic, f, ErrVersion)
+	}
+	return nil
+}
+
+// putFront writes magic, version, flags and identity.
+func putFront(b []byte, magic string, identity uint32) {
+	copy(b, magic)
+	binary.LittleEndian.PutUint16(b[atVersion:], version)
+	binary.LittleEndian.PutUint16(b[atFlags:], 0)
+	binary.LittleEndian.PutUint32(b[atIdentity:], identity)
 }
 
 // lengths takes the three lengths and holds them against the limits.
@@ -103,10 +119,10 @@ func (h *header) lengths(b []byte) error {
 		return damage(atCount, "number of records out of range")
 	case uint64(headers) < uint64(count)*minRecord || uint64(headers)+uint64(bodies) > MaxObject-headerSize:
 		return damage(atHeaders, "lengths out of range")
-	case binary.LittleEndian.Uint32(b[atZero:]) != 0:
-		return damage(atZero, "reserved octets are used")
 	case h.sequence < 1 || h.sequence > MaxSequence:
 		return damage(atSequence, "sequence out of range")
+	case h.durable >= h.sequence:
+		return damage(atDurable, "what is durable isn't before the object")
 	}
 	h.count, h.headers, h.bodies = int(count), int(headers), int(bodies)
 	return nil
@@ -120,40 +136,83 @@ func (h header) seed() uint32 {
 	return checksum(0, b[atIdentity:atCount])
 }
 
-// encodeObject makes an object of the drafts. The entries are what decoding it
-// would yield; Deliveries in them are copies with their checksum.
-func encodeObject(h header, drafts []Draft) ([]byte, []Entry, error) {
+// bodySum is the checksum that follows an inline body, here and in a pack. It
+// covers whose body it is, so a body in a wrong place fails it.
+func bodySum(identity uint32, position Position, body []byte) uint32 {
+	var place [12]byte
+	binary.LittleEndian.PutUint32(place[:], identity)
+	binary.LittleEndian.PutUint64(place[4:], uint64(position))
+	return checksum(checksum(0, place[:]), body)
+}
+
+// batch is drafts laid out as an object: all but what depends on the object's
+// place. One that finds its place taken by a dead owner's object is sealed for another.
+type batch struct {
+	drafts  []Draft
+	entries []Entry
+	object  []byte // room for the header, then the records' ones; with room for the bodies
+	headers int
+	bodies  int
+}
+
+// layOut encodes all records. It refuses what doesn't fit the format.
+func layOut(drafts []Draft) (*batch, error) {
 	if len(drafts) > MaxRecords {
-		return nil, nil, fmt.Errorf("%d records, at most %d: %w", len(drafts), MaxRecords, ErrLimit)
+		return nil, fmt.Errorf("%d records, at most %d: %w", len(drafts), MaxRecords, ErrLimit)
 	}
-	entries := make([]Entry, len(drafts))
 	room := headerSize
 	for _, d := range drafts {
 		room += d.Size()
 	}
-	b := make([]byte, headerSize, min(room, MaxObject))
-	crc, scratch, bodies := h.seed(), []byte(nil), 0
+	b := &batch{drafts: drafts, entries: make([]Entry, len(drafts)), object: make([]byte, headerSize, min(room, MaxObject))}
+	var scratch []byte
 	for i, d := range drafts {
-		record := withChecksum(d)
-		payload, err := record.appendTo(scratch[:0])
+		payload, err := d.Record.appendTo(scratch[:0])
 		if err != nil {
-			return nil, nil, fmt.Errorf("draft %d: %s: %w: %w", i, record.Kind(), err, ErrLimit)
+			return nil, fmt.Errorf("draft %d: %s: %w: %w", i, d.Record.Kind(), err, ErrLimit)
 		}
 		scratch = payload
-		b, crc = appendRecord(b, crc, record.Kind(), payload)
-		entries[i] = Entry{Position: At(h.sequence, uint16(i)), Epoch: h.epoch, Record: record, Offset: uint32(bodies)}
-		bodies += len(d.Body)
-		if len(b)+bodies > MaxObject {
-			return nil, nil, fmt.Errorf("object over %d octets: %w", MaxObject, ErrLimit)
+		b.object = appendRecord(b.object, d.Record.Kind(), payload)
+		b.entries[i] = Entry{Record: d.Record, Offset: uint32(b.bodies)}
+		if len(d.Body) > 0 {
+			b.bodies += len(d.Body) + crcSize
+		}
+		if len(b.object)+b.bodies > MaxObject {
+			return nil, fmt.Errorf("object over %d octets: %w", MaxObject, ErrLimit)
 		}
 	}
-	h.count, h.headers, h.bodies = len(drafts), len(b)-headerSize, bodies
-	h.put(b)
-	for i, d := range drafts {
-		b = append(b, d.Body...)
-		entries[i].settle(h)
+	b.headers = len(b.object) - headerSize
+	return b, nil
+}
+
+// seal gives the object its place. The entries are what decoding it would yield;
+// both are good until the next seal.
+func (b *batch) seal(h header) (object []byte, entries []Entry) {
+	h.count, h.headers, h.bodies = len(b.drafts), b.headers, b.bodies
+	b.object = b.object[:headerSize+b.headers]
+	h.put(b.object)
+	crc, at := h.seed(), headerSize
+	for i, d := range b.drafts {
+		at = sealRecord(b.object, at, &crc)
+		e := &b.entries[i]
+		e.Position, e.Epoch = At(h.sequence, uint16(i)), h.epoch
+		if e.Offset = 0; len(d.Body) > 0 {
+			e.Offset = uint32(len(b.object))
+			b.object = append(b.object, d.Body...)
+			b.object = binary.LittleEndian.AppendUint32(b.object, bodySum(h.identity, e.Position, d.Body))
+		}
 	}
-	return b, entries, nil
+	return b.object, b.entries
+}
+
+// encodeObject makes an object of drafts whose place is certain.
+func encodeObject(h header, drafts []Draft) ([]byte, []Entry, error) {
+	b, err := layOut(drafts)
+	if err != nil {
+		return nil, nil, err
+	}
+	object, entries := b.seal(h)
+	return object, entries, nil
 }
 
 // settle makes the offset one in the object, of the offset among the bodies.
@@ -165,24 +224,21 @@ func (e *Entry) settle(h header) {
 	e.Offset += uint32(headerSize + h.headers)
 }
 
-func appendRecord(b []byte, crc uint32, kind Kind, payload []byte) ([]byte, uint32) {
-	begin := len(b)
+// appendRecord leaves room for the checksum, which sealRecord fills in.
+func appendRecord(b []byte, kind Kind, payload []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(len(payload)))
 	b = append(append(b, byte(kind)), payload...)
-	crc = checksum(crc, b[begin:])
-	return binary.LittleEndian.AppendUint32(b, crc), crc
+	return append(b, 0, 0, 0, 0)
 }
 
-// withChecksum is the draft's record as it is stored. The caller's record is
-// never written to: a batch that failed may be appended again.
-func withChecksum(d Draft) Record {
-	delivery, ok := d.Record.(*Delivery)
-	if !ok || delivery.Object != "" {
-		return d.Record
-	}
-	stored := *delivery
-	stored.Checksum = checksum(0, d.Body)
-	return &stored
+// sealRecord sets the checksum of the record at an octet of the object, and
+// returns where the next one begins.
+func sealRecord(b []byte, at int, crc *uint32) int {
+	length, n := binary.Uvarint(b[at:])
+	end := at + n + 1 + int(length)
+	*crc = checksum(*crc, b[at:end])
+	binary.LittleEndian.PutUint32(b[end:], *crc)
+	return end + crcSize
 }
 
 // inlineWire is how many octets of body the record has in its object.
@@ -208,9 +264,13 @@ func decodeRecords(h header, b []byte) ([]Entry, error) {
 		}
 		at += n
 		entries[i] = Entry{Position: At(h.sequence, uint16(i)), Epoch: h.epoch, Record: record, Offset: uint32(bodies)}
-		wire := inlineWire(record)
-		if bodies += wire; wire > uint64(h.bodies) || bodies > uint64(h.bodies) {
+		if wire := inlineWire(record); wire > uint64(h.bodies) {
 			return nil, damage(headerSize+at, "body is longer than the object")
+		} else if wire > 0 {
+			bodies += wire + crcSize
+		}
+		if bodies > uint64(h.bodies) {
+			return nil, damage(headerSize+at, "bodies are longer than the object")
 		}
 		entries[i].settle(h)
 	}
@@ -265,14 +325,6 @@ func (d Draft) validate() error {
 		return fmt.Errorf("body has %d octets, its record says %d", len(d.Body), delivery.Wire)
 	case len(d.Body) > MaxInline:
 		return fmt.Errorf("inline body of %d octets, at most %d: %w", len(d.Body), MaxInline, ErrLimit)
-	case delivery.Checksum != 0 && delivery.Checksum != checksum(0, d.Body):
-		return errors.New("body does not have the checksum that its record says")
 	}
 	return nil
-}
-
-// sameHeader reports whether two objects begin with one header: then they are
-// the same append, for the header has its nonce.
-func sameHeader(a, b []byte) bool {
-	return len(a) >= headerSize && len(b) >= headerSize && bytes.Equal(a[:headerSize], b[:headerSize])
 }

@@ -6,71 +6,144 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
+	"iter"
 	"log/slog"
 	"math"
-	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/postern-pop/postern/pkg/blob"
 	"github.com/postern-pop/postern/pkg/maildrop"
 )
 
-const (
-	inFlight  = 64       // objects read at once during a take-over
-	firstRead = 64 << 10 // octets of an object's first read: mostly all its headers
-)
-
-// Open takes the ledger over: it replays what is there, in order, and fences
-// all earlier owners. A ledger that isn't there is begun. replay sees every record that
-// counts, fences and the one of this opening included; its error ends the
-// opening and is returned wrapped. An entry is replay's to keep.
-//
-// Errors: ErrCorrupt (Kind Corrupt) names object and octet; ErrVersion; Full;
-// Maybe when it isn't known whether the fence was written (open again);
-// Transient or Canceled when ctx ended while the store refused.
-func Open(ctx context.Context, config Config, replay func(Entry) error) (*Ledger, error) {
-	log := config.Log
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	o := &opener{
-		files:  files{store: config.Store, prefix: config.Prefix},
-		config: config,
-		log:    log.With("ledger", config.Prefix),
-		replay: replay,
-		next:   1,
-	}
-	began := time.Now()
-	err := o.replayListed(ctx)
-	if err == nil {
-		err = o.fence(ctx)
-	}
-	if err != nil {
-		return nil, &maildrop.Error{Op: "ledger.open", Kind: o.kind(err), Err: err}
-	}
-	o.log.Info("ledger taken over", "epoch", o.epoch, "sequence", o.next-1, "objects", o.stats.Objects,
-		"records", o.stats.Records, "skipped", o.stats.Skipped, "octets", o.stats.Octets, "seconds", time.Since(began).Seconds())
-	return &Ledger{
-		files: o.files, log: o.log, identity: o.identity, secret: o.secret, epoch: o.epoch,
-		next: o.next, stats: o.stats,
-	}, nil
+// State is what a ledger is worked out into. Its errors end the opening and are
+// returned wrapped; but one of Load that wraps ErrCorrupt says that the checkpoint is
+// damaged, and the one before it is tried, with another State.
+type State interface {
+	// Load takes one part of a checkpoint in, as WriteCheckpoint was given it. Parts
+	// come in any order and several at once, from goroutines of their own; a part
+	// is State's to read until Load returns.
+	Load(part []byte) error
+	// Apply takes one entry in. Entries come in their order, one at a time, after
+	// all parts. The first one is always a fence: the ledger's first, or, after a
+	// checkpoint, the one that was in force there. That one has Position 0 and no Owner
+	// and Time; its Ledger and Secret are the ledger's. An entry is State's to keep.
+	Apply(entry Entry) error
 }
 
-// opener is a take-over on its way. Its fields are of one goroutine.
+// errAgain: the ledger went on under our reading. The attempt starts over.
+var errAgain = errors.New("the ledger went on meanwhile")
+
+// Open takes the ledger over: it loads the newest checkpoint, replays what came
+// after it, in order, and fences all earlier owners. A ledger that isn't there is
+// begun. begin makes an empty State, once for each attempt: the last one begun counts when
+// Open returns nil. It sees every record that counts, fences and the one of this
+// opening included.
+//
+// What the store refuses is repeated until ctx ends: give it a deadline.
+// Errors: ErrCorrupt (Kind Corrupt) names object and octet; ErrVersion; Full, for
+// a take-over has to write its fence; Maybe when it isn't known whether the fence was
+// written (open again); Transient or Canceled when ctx ended while the store refused.
+func Open(ctx context.Context, config Config, begin func() State) (*Ledger, error) {
+	began := time.Now()
+	damaged := uint64(0)
+	for {
+		o := newOpener(ctx, config, begin)
+		err := o.run(ctx)
+		damaged += o.stats.Damaged
+		switch {
+		case err == nil:
+			o.stats.Damaged = damaged
+			o.log.Info("ledger taken over", "epoch", o.epoch, "sequence", o.next-1, "checkpoint", o.covered, "objects", o.stats.Objects,
+				"records", o.stats.Records, "skipped", o.stats.Skipped, "octets", o.stats.Octets, "seconds", time.Since(began).Seconds())
+			return o.ledger(config), nil
+		case errors.Is(err, errAgain) && ctx.Err() == nil:
+			o.log.Warn("the ledger went on while it was taken over, starting over", "error", err)
+		default:
+			return nil, &maildrop.Error{Op: "ledger.open", Kind: o.kind(err), Err: err}
+		}
+	}
+}
+
+// opener is one attempt of a take-over. Its fields are of one goroutine.
 type opener struct {
 	files
 	config Config
 	log    *slog.Logger
-	replay func(Entry) error
+	clock  func() time.Duration
+	begin  func() State
+	state  State
+
+	listed  []checkpoint  // oldest first
+	sound   []checkpoint  // of these, all but those found damaged
+	damaged []error       // what is wrong with those
+	covered uint64        // sequence of the checkpoint that was loaded, or 0
+	hole    error         // the object that is missing where the ledger ends, and others are behind
+	proof   time.Duration // when our fence was proven to count
 
 	next     uint64 // sequence of the next object
 	epoch    uint64 // of the last fence
 	identity uint32
 	secret   [32]byte
 	stats    Stats
+}
+
+func newOpener(ctx context.Context, config Config, begin func() State) *opener {
+	log := config.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	log = log.With("ledger", config.Prefix)
+	clock := config.Clock
+	if clock == nil {
+		clock = sinceBoot
+	}
+	return &opener{
+		files:  files{store: patient{Store: config.Store, log: log}, prefix: config.Prefix},
+		config: config, log: log, clock: clock, begin: begin, next: 1,
+	}
+}
+
+// run is the attempt: see the package's picture of a take-over.
+func (o *opener) run(ctx context.Context) error {
+	err := o.list(ctx)
+	if err == nil {
+		err = o.loadNewest(ctx)
+	}
+	if err == nil {
+		err = o.replayTail(ctx)
+	}
+	if err == nil {
+		err = o.reachesAll()
+	}
+	if err == nil {
+		err = o.fence(ctx)
+	}
+	if err == nil {
+		err = o.prove(ctx)
+	}
+	if err == nil || errors.Is(err, errAgain) {
+		return err
+	}
+	if (errors.Is(err, ErrCorrupt) || errors.Is(err, errGone)) && o.movedOn(ctx) {
+		return fmt.Errorf("%w: %w", errAgain, err)
+	}
+	return errors.Join(err, errors.Join(o.damaged...))
+}
+
+// ledger is what the attempt has opened.
+func (o *opener) ledger(config Config) *Ledger {
+	l := &Ledger{
+		files: files{store: config.Store, prefix: config.Prefix}, log: o.log, clock: o.clock,
+		identity: o.identity, secret: o.secret, epoch: o.epoch, fenced: o.next - 1,
+		turn: make(chan struct{}, 1), writing: make(chan struct{}, 1), changed: make(chan struct{}),
+		next: o.next, durable: o.next - 1, proof: o.proof, stats: o.stats,
+	}
+	now := o.clock()
+	for _, c := range o.sound {
+		l.checkpoints = append(l.checkpoints, known{checkpoint: c, since: now})
+	}
+	return l
 }
 
 func (o *opener) kind(err error) maildrop.Kind {
@@ -80,234 +153,68 @@ func (o *opener) kind(err error) maildrop.Kind {
 	case errors.Is(err, ErrCorrupt):
 		return maildrop.Corrupt
 	}
-	var known *maildrop.Error
-	if errors.As(err, &known) { // of replay
-		return known.Kind
+	var inner *maildrop.Error
+	if errors.As(err, &inner) { // of State
+		return inner.Kind
 	}
 	return kindOf(err)
 }
 
-// fetched is one object's headers.
-type fetched struct {
-	key     string
-	header  header
-	entries []Entry
-	err     error
-}
-
-// replayListed replays all objects that a list shows, many read at once and
-// applied in order.
-func (o *opener) replayListed(ctx context.Context) (err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	var readers sync.WaitGroup
-	queue := make(chan chan fetched, inFlight)
-	defer func() {
-		cancel()
-		for range queue { // the lister ends
-		}
-		readers.Wait()
-	}()
-	buffers := &sync.Pool{New: func() any { return new([firstRead]byte) }}
-	readers.Go(func() {
-		defer close(queue)
-		o.sequences(ctx, o.log, func(sequence uint64, size int64, err error) bool {
-			slot := make(chan fetched, 1)
-			select {
-			case queue <- slot:
-			case <-ctx.Done():
-				return false
-			}
-			if err != nil {
-				slot <- fetched{err: err}
-				return false
-			}
-			readers.Go(func() { slot <- o.fetch(ctx, sequence, size, buffers) })
-			return true
-		})
-	})
-	for slot := range queue {
-		if err := o.apply(<-slot); err != nil {
-			return err
-		}
-	}
-	return context.Cause(ctx)
-}
-
-// sequences yields all sequences from 1 to the last that a list shows, with the
-// objects' sizes. One that the list doesn't show is yielded with size -1: a list may
-// miss what was written while it ran, so it is for the read to find it missing.
-func (f files) sequences(ctx context.Context, log *slog.Logger, yield func(uint64, int64, error) bool) {
-	next := uint64(1)
-	for info, err := range f.store.List(ctx, f.ledgerPrefix(), "") {
+// list finds the checkpoints there are.
+func (o *opener) list(ctx context.Context) error {
+	for info, err := range o.store.List(ctx, o.manifestPrefix(), "") {
 		if err != nil {
-			yield(0, 0, fmt.Errorf("list %s: %w", f.ledgerPrefix(), err))
-			return
+			return fmt.Errorf("list %s: %w", o.manifestPrefix(), err)
 		}
-		sequence, ok := f.sequence(info.Key)
+		c, ok := o.checkpointOf(info.Key)
 		if !ok {
-			log.Warn("a stray object among the ledger's is ignored", "key", info.Key)
+			o.log.Warn("a stray object among the manifests is ignored", "key", info.Key)
 			continue
 		}
-		for ; next < sequence; next++ {
-			if !yield(next, -1, nil) {
-				return
-			}
-		}
-		if !yield(sequence, info.Size, nil) {
-			return
-		}
-		next = sequence + 1
+		o.listed = append(o.listed, c)
 	}
+	o.sound = o.listed
+	return nil
 }
 
-// sequence takes a ledger object's key apart.
-func (f files) sequence(key string) (uint64, bool) {
-	digits := strings.TrimPrefix(key, f.ledgerPrefix())
-	sequence, err := strconv.ParseUint(digits, 10, 64)
-	return sequence, err == nil && len(digits) == 20 && sequence >= 1 && sequence <= MaxSequence
-}
-
-// fetch reads and verifies an object's headers, with one read when they are
-// short. size is -1 when it isn't known.
-func (f files) fetch(ctx context.Context, sequence uint64, size int64, buffers *sync.Pool) fetched {
-	buffer := buffers.Get().(*[firstRead]byte)
-	defer buffers.Put(buffer)
-	got := fetched{key: f.object(sequence)}
-	got.header, got.entries, got.err = f.headers(ctx, got.key, size, buffer[:])
-	if got.err == nil && got.header.sequence != sequence {
-		got.err = damage(atSequence, fmt.Sprintf("the object says it is sequence %d", got.header.sequence))
-	}
-	if errors.Is(got.err, blob.ErrNotFound) {
-		got.err = fmt.Errorf("missing, and later ones are there: %w", ErrCorrupt)
-	}
-	if got.err != nil {
-		got.err = fmt.Errorf("%s: %w", got.key, got.err)
-	}
-	return got
-}
-
-func (f files) headers(ctx context.Context, key string, size int64, buffer []byte) (h header, entries []Entry, err error) {
-	if size >= 0 {
-		buffer = buffer[:min(int64(len(buffer)), size)]
-	}
-	n, err := f.store.ReadAt(ctx, key, buffer, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return h, nil, err
-	}
-	buffer = buffer[:n]
-	if h, err = decodeHeader(buffer); err != nil {
-		return h, nil, err
-	}
-	if err := f.whole(ctx, key, h, size); err != nil {
-		return h, nil, err
-	}
-	section := buffer[headerSize:]
-	if len(section) < h.headers {
-		section = make([]byte, h.headers)
-		already := copy(section, buffer[headerSize:])
-		if _, err := f.store.ReadAt(ctx, key, section[already:], int64(headerSize+already)); err != nil && !errors.Is(err, io.EOF) {
-			return h, nil, err
-		}
-	}
-	entries, err = decodeRecords(h, section)
-	return h, entries, err
-}
-
-// whole checks that the object is as long as its header says: bodies are not
-// read now, and must not be found cut off later.
-func (f files) whole(ctx context.Context, key string, h header, size int64) error {
-	if size < 0 {
-		var last [2]byte
-		n, err := f.store.ReadAt(ctx, key, last[:], int64(h.size()-1))
-		if err != nil && !errors.Is(err, io.EOF) {
-			return err
-		}
-		size = int64(h.size() - 1 + n)
-	}
-	if size != int64(h.size()) {
-		return damage(int(min(size, int64(h.size()))), fmt.Sprintf("the object has %d octets, its header says %d", size, h.size()))
+// reachesAll refuses a ledger that ends before a checkpoint does: a fence there
+// would begin a second history.
+func (o *opener) reachesAll() error {
+	if n := len(o.listed); n > 0 && o.listed[n-1].sequence >= o.next {
+		return fmt.Errorf("%s: missing, and %s covers it: %w", o.object(o.next), o.manifest(o.listed[n-1]), ErrCorrupt)
 	}
 	return nil
 }
 
-// apply takes the next object of the ledger in.
-func (o *opener) apply(got fetched) error {
-	if got.err != nil {
-		return got.err
+// movedOn reports whether there is a newer checkpoint by now. Then what is
+// missing has been trimmed, by an owner who went on while we read.
+func (o *opener) movedOn(ctx context.Context) bool {
+	newest := ""
+	if n := len(o.listed); n > 0 {
+		newest = o.manifest(o.listed[n-1])
 	}
-	if err := o.admit(got); err != nil {
-		return fmt.Errorf("%s: %w", got.key, err)
-	}
-	o.next++
-	o.stats.Objects++
-	o.stats.Octets += uint64(got.header.size())
-	if got.header.epoch < o.epoch {
-		// Its writer had been fenced: it acknowledged nothing of this.
-		o.stats.Skipped++
-		o.log.Warn("an object of a fenced owner is ignored", "key", got.key, "epoch", got.header.epoch, "fence", o.epoch)
-		return nil
-	}
-	for _, entry := range got.entries {
-		if err := o.replay(entry); err != nil {
-			return fmt.Errorf("replay of %s: %w", entry.Position, err)
+	for info, err := range o.store.List(ctx, o.manifestPrefix(), newest) {
+		if err != nil {
+			return false
+		}
+		if _, ok := o.checkpointOf(info.Key); ok {
+			return true
 		}
 	}
-	o.stats.Records += uint64(len(got.entries))
-	return nil
-}
-
-// admit holds the object against the ledger's history, and takes a fence in.
-func (o *opener) admit(got fetched) error {
-	fence, err := got.fence()
-	switch {
-	case err != nil:
-		return err
-	case got.header.sequence != o.next:
-		return damage(atSequence, fmt.Sprintf("sequence %d comes where %d should", got.header.sequence, o.next))
-	case o.next == 1 && fence == nil:
-		return damage(headerSize, "the ledger doesn't begin with a fence")
-	case o.next > 1 && got.header.identity != o.identity:
-		return damage(atIdentity, "the object is of another ledger")
-	case fence == nil && got.header.epoch > o.epoch:
-		return damage(atEpoch, fmt.Sprintf("epoch %d was begun by no fence", got.header.epoch))
-	case fence == nil || got.header.epoch < o.epoch:
-		return nil
-	case o.next > 1 && fence.Epoch == o.epoch:
-		return damage(atEpoch, fmt.Sprintf("a second fence of epoch %d", o.epoch))
-	case o.next > 1 && fence.Secret != o.secret:
-		return damage(headerSize, "the fence carries another ledger's secret")
-	}
-	o.epoch, o.identity, o.secret = fence.Epoch, fence.Ledger, fence.Secret
-	return nil
-}
-
-// fence is the object's, or nil. A fence stands alone and agrees with its object.
-func (got fetched) fence() (*Fence, error) {
-	var found *Fence
-	for _, entry := range got.entries {
-		if f, ok := entry.Record.(*Fence); ok {
-			found = f
-		}
-	}
-	if found == nil {
-		return nil, nil
-	}
-	if len(got.entries) != 1 || found.Epoch != got.header.epoch || found.Ledger != got.header.identity || found.Epoch == 0 {
-		return nil, damage(headerSize, "a fence that disagrees with its object")
-	}
-	return found, nil
+	return false
 }
 
 // fence writes ours at the first free sequence, and takes in what others write
 // there before us.
 func (o *opener) fence(ctx context.Context) error {
-	buffers := &sync.Pool{New: func() any { return new([firstRead]byte) }}
+	buffers := newBuffers()
 	for {
 		object, entry, err := o.draftFence()
 		if err != nil {
 			return err
 		}
-		err = o.commit(ctx, o.next, object, o.log)
+		err = o.commit(ctx, o.object(o.next), object, headerSize, nil, o.log)
+		var taken *takenError
 		switch {
 		case err == nil:
 			h, err := decodeHeader(object)
@@ -315,10 +222,14 @@ func (o *opener) fence(ctx context.Context) error {
 				return err
 			}
 			return o.apply(fetched{key: o.object(o.next), header: h, entries: []Entry{entry}})
-		case !errors.Is(err, errTaken):
+		case !errors.As(err, &taken):
 			return err
 		}
-		if err := o.apply(o.fetch(ctx, o.next, -1, buffers)); err != nil {
+		got := o.fetch(ctx, o.next, -1, buffers)
+		if errors.Is(got.err, errMissing) {
+			return fmt.Errorf("%w: %w", errGone, got.err)
+		}
+		if err := o.apply(got); err != nil {
 			return err
 		}
 	}
@@ -339,11 +250,89 @@ func (o *opener) draftFence() ([]byte, Entry, error) {
 		fence.Ledger = binary.LittleEndian.Uint32(identity[:])
 		rand.Read(fence.Secret[:])
 	}
-	h := header{identity: fence.Ledger, epoch: fence.Epoch, sequence: o.next}
+	h := header{identity: fence.Ledger, epoch: fence.Epoch, sequence: o.next, durable: o.next - 1}
 	rand.Read(h.nonce[:])
 	object, entries, err := encodeObject(h, []Draft{{Record: fence}})
 	if err != nil {
 		return nil, Entry{}, err
 	}
 	return object, entries[0], nil
+}
+
+// prove holds our fence against the checkpoints: had we slept since we listed
+// them, it might stand in a past that nobody reads any more.
+func (o *opener) prove(ctx context.Context) error {
+	o.proof = o.clock()
+	covering, err := o.covering(ctx, o.next-1, 0)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w", errUnknown, err)
+	case covering != "":
+		return fmt.Errorf("%w: our fence is in the past, %s covers it", errAgain, covering)
+	}
+	return nil
+}
+
+// loadNewest loads the newest checkpoint that is sound; without any it begins
+// an empty State.
+func (o *opener) loadNewest(ctx context.Context) error {
+	for i := len(o.listed) - 1; i >= 0; i-- {
+		c := o.listed[i]
+		err := o.load(ctx, c)
+		if err == nil {
+			o.sound = o.listed[:i+1]
+			return nil
+		}
+		if !errors.Is(err, ErrCorrupt) {
+			return err
+		}
+		o.log.Error("a checkpoint is damaged, going back to the one before", "key", o.manifest(c), "error", err)
+		o.damaged = append(o.damaged, err)
+		o.stats.Damaged++
+	}
+	o.sound = nil
+	o.state = o.begin()
+	return nil
+}
+
+// patient is a Store whose reads repeat what may pass, until their context ends.
+type patient struct {
+	blob.Store
+	log *slog.Logger
+}
+
+// ReadAt implements blob.Store.
+func (p patient) ReadAt(ctx context.Context, key string, b []byte, offset int64) (n int, err error) {
+	err = patiently(ctx, p.log, key, func() (err error) {
+		n, err = p.Store.ReadAt(ctx, key, b, offset)
+		return err
+	})
+	return n, err
+}
+
+// List implements blob.Store. It goes on where it failed.
+func (p patient) List(ctx context.Context, prefix, after string) iter.Seq2[blob.Info, error] {
+	return func(yield func(blob.Info, error) bool) {
+		r := retry{pause: firstPause}
+		for {
+			var failed error
+			for info, err := range p.Store.List(ctx, prefix, after) {
+				if err != nil {
+					failed = err
+					break
+				}
+				after, r = info.Key, retry{pause: firstPause}
+				if !yield(info, nil) {
+					return
+				}
+			}
+			if failed == nil {
+				return
+			}
+			if ended := r.wait(ctx, nil, p.log, "the store refuses, trying again", strings.TrimSuffix(prefix, "/"), failed); ended != nil {
+				yield(blob.Info{}, outcome(false, failed, ended))
+				return
+			}
+		}
+	}
 }

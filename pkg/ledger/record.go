@@ -52,6 +52,7 @@ const (
 	KindDelivery Kind = 2
 	KindRemoval  Kind = 3
 	KindAddress  Kind = 4
+	KindPack     Kind = 5
 )
 
 // String is the kind's name in logs.
@@ -65,11 +66,13 @@ func (k Kind) String() string {
 		return "removal"
 	case KindAddress:
 		return "address"
+	case KindPack:
+		return "pack"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
 
-// Record is a fact in the ledger: a *Fence, *Delivery, *Removal or *Address.
+// Record is a fact in the ledger: a *Fence, *Delivery, *Removal, *Address or *Pack.
 // Times have nanoseconds and come back in UTC; a zero time stays zero.
 type Record interface {
 	Kind() Kind
@@ -95,7 +98,6 @@ type Delivery struct {
 	Received time.Time
 	Size     uint64 // octets without dot-stuffing
 	Wire     uint64 // octets in wire form: the body's length
-	Checksum uint32 // CRC-32C of the inline body; Append fills it in where it is 0
 	Object   string // what PutBody answered; empty: the body is inline
 }
 
@@ -118,6 +120,28 @@ type Address struct {
 	Time    time.Time
 }
 
+// Pack says that inline bodies are in a pack object from now on. What it says of
+// a message replaces what was known of its place.
+type Pack struct {
+	Object    string // what WritePack answered
+	Class     uint8  // the retention class of all its messages
+	Size      uint64 // of the object, octets
+	Time      time.Time
+	Mailboxes []PackMailbox // at most MaxPacked messages together
+}
+
+// PackMailbox is the messages of one mailbox in a pack.
+type PackMailbox struct {
+	Mailbox  string
+	Messages []PackMessage
+}
+
+// PackMessage is one message's place in a pack.
+type PackMessage struct {
+	Position Position
+	Offset   uint32 // of the body in the pack object, octets
+}
+
 // Kind is KindFence.
 func (*Fence) Kind() Kind { return KindFence }
 
@@ -129,6 +153,9 @@ func (*Removal) Kind() Kind { return KindRemoval }
 
 // Kind is KindAddress.
 func (*Address) Kind() Kind { return KindAddress }
+
+// Kind is KindPack.
+func (*Pack) Kind() Kind { return KindPack }
 
 // String tells all but the secret.
 func (f *Fence) String() string {
@@ -167,7 +194,7 @@ type Draft struct {
 func (d Draft) Size() int {
 	const around = binary.MaxVarintLen32 + 1 + crcSize // length, kind, checksum
 	const fixed = 96                                   // fixed fields and the lengths of texts, of any kind of record
-	n := around + fixed + len(d.Body)
+	n := around + fixed + len(d.Body) + crcSize
 	switch r := d.Record.(type) {
 	case *Fence:
 		n += len(r.Owner)
@@ -179,6 +206,11 @@ func (d Draft) Size() int {
 		n += len(r.Address) + len(r.Account) + len(r.Primary) + len(r.Hash)
 		for _, group := range r.Groups {
 			n += binary.MaxVarintLen16 + len(group)
+		}
+	case *Pack:
+		n += len(r.Object)
+		for _, m := range r.Mailboxes {
+			n += 2*binary.MaxVarintLen32 + len(m.Mailbox) + len(m.Messages)*(binary.MaxVarintLen64+binary.MaxVarintLen32)
 		}
 	}
 	return n

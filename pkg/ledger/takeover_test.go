@@ -147,7 +147,7 @@ func (w *world) open(owner int, patience time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	h := &history{}
-	l, err := Open(ctx, Config{Store: w.store, Prefix: prefix}, h.replay)
+	l, err := Open(ctx, Config{Store: w.store, Prefix: prefix}, h.begin)
 	if err != nil {
 		if errors.Is(err, ErrCorrupt) {
 			w.t.Errorf("Open: %v", err)
@@ -216,7 +216,7 @@ func TestCrashAtEachCall(t *testing.T) {
 		for range 2 {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
-			l, err := Open(ctx, Config{Store: store, Prefix: prefix}, func(Entry) error { return nil })
+			l, err := Open(ctx, Config{Store: store, Prefix: prefix}, (&history{}).begin)
 			if err != nil {
 				return err
 			}
@@ -305,12 +305,12 @@ func TestObjectOfFencedOwnerIsSkipped(t *testing.T) {
 	old, _ := open(t, store)
 	add(t, old, 1)
 	current, _ := open(t, store)
-	h := old.header(4)
+	h := old.header(&flight{sequence: 4, durable: 2})
 	object, _, err := encodeObject(h, []Draft{message(66)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := old.files.commit(context.Background(), 4, object, current.log); err != nil {
+	if err := old.files.commit(context.Background(), old.files.object(4), object, headerSize, nil, current.log); err != nil {
 		t.Fatal(err)
 	}
 	l, seen := open(t, store)

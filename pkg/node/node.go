@@ -94,6 +94,9 @@ type Config struct {
 	LeaseTTL   time.Duration // 0: placement.DefaultTTL
 	Stable     time.Duration // 0: DefaultStable
 	CacheBytes int64         // 0: DefaultCache
+	// BudgetBytes is the memory for mail that waits to be written, of all shards
+	// together; 0: shard.DefaultBudget.
+	BudgetBytes int64
 
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
@@ -119,6 +122,8 @@ type Node struct {
 	open     opener
 	holdings *holdings
 	metrics  *metrics
+	budget   *shard.Budget // of all shards, for mail that waits to be written
+	repack   chan struct{} // a token for the one shard that repacks
 	started  atomic.Bool
 }
 
@@ -149,7 +154,10 @@ func New(config Config) (*Node, error) {
 	if err != nil {
 		return nil, &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: err}
 	}
-	n := &Node{config: config, instance: rand.Text(), holdings: newHoldings(metrics), metrics: metrics}
+	n := &Node{
+		config: config, instance: rand.Text(), holdings: newHoldings(metrics), metrics: metrics,
+		budget: shard.NewBudget(config.BudgetBytes), repack: make(chan struct{}, 1),
+	}
 	if config.Gossip != nil {
 		n.instance = config.Gossip.Self().Instance
 	}
@@ -165,6 +173,7 @@ func (n *Node) openShard(ctx context.Context, number int, epoch uint64) (owned, 
 		Region: c.Region, Number: number, Node: c.Name,
 		Store: c.Store, Rules: c.Rules, Verify: c.Auth.Verify,
 		Log: c.Log, Metrics: n.metrics.shards, CacheBytes: c.CacheBytes / int64(c.Shards),
+		Budget: n.budget, Repack: n.repack,
 	}, epoch)
 	if err != nil {
 		return nil, err // not opened: a nil pointer in an interface is no nil

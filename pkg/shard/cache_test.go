@@ -49,7 +49,13 @@ func TestDamagedBodies(t *testing.T) {
 				ok(t, store.Delete(t.Context(), key))
 			}
 			_, err = d.Read(t.Context(), uid, 0, &got)
+			wants(t, err, maildrop.Corrupt) // nobody removed it
+			ok(t, d.Remove(t.Context(), []maildrop.UID{uid}))
+			_, err = d.Read(t.Context(), uid, 0, &got)
 			wants(t, err, maildrop.NotFound)
+			if maildrop.TextOf(err) != textRemoved {
+				t.Errorf("the session is told %q", maildrop.TextOf(err))
+			}
 		})
 	}
 }

@@ -2,8 +2,10 @@ package shard
 
 import (
 	"encoding/base64"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -14,22 +16,36 @@ import (
 // The exact rule about repetitions, against a list of all of them.
 func TestRepeatsModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var r repeats
-		model := make(map[delivery]uint32)
+		s, sequence := newState(), uint64(0)
+		model := make(map[[16]byte]uint32)
 		now := uint32(1_800_000_000)
 		t.Repeat(map[string]func(*rapid.T){
 			"wait": func(t *rapid.T) { now += rapid.Uint32Range(0, 40*3600).Draw(t, "seconds") },
 			"add": func(t *rapid.T) {
-				key := delivery{rapid.ByteMax(20).Draw(t, "key")}
-				r.add(key, now)
-				model[key] = now
+				id := [16]byte{rapid.ByteMax(20).Draw(t, "id")}
+				sequence++
+				if err := s.Apply(ledger.Entry{Position: ledger.At(sequence, 0), Record: &ledger.Delivery{
+					Mailbox: string(anna), ID: id, Class: 1, Received: time.Unix(int64(now), 0), Size: 1, Wire: 1}}); err != nil {
+					t.Fatal(err)
+				}
+				model[id] = now
 			},
-			"turn": func(*rapid.T) { r.turn(now) },
+			"import": func(t *rapid.T) { // its date says nothing
+				sequence++
+				if err := s.Apply(ledger.Entry{Position: ledger.At(sequence, 0), Record: &ledger.Delivery{
+					Mailbox: string(anna), UID: fmt.Sprint("u", sequence), ID: [16]byte{100}, Class: 1, Received: time.Unix(int64(now)-50*24*3600, 0), Size: 1, Wire: 1}}); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"purge": func(t *rapid.T) {
+				s.purge(s.name(anna), time.Unix(int64(now), 0))
+			},
 			"": func(t *rapid.T) {
 				for b := range byte(21) {
-					came, known := model[delivery{b}]
-					if want := known && now-came < windowSeconds; r.has(delivery{b}, now) != want {
-						t.Fatalf("delivery %d is known: %v, want %v", b, !want, want)
+					came, known := model[[16]byte{b}]
+					want := known && now-came < windowSeconds
+					if got, err := s.repeated(delivery{mailbox: anna, repeat: s.repeat(anna, [16]byte{b})}, now); got != want || err != nil {
+						t.Fatalf("delivery %d is known: %v, want %v; %v", b, got, want, err)
 					}
 				}
 			},
@@ -37,14 +53,27 @@ func TestRepeatsModel(t *testing.T) {
 	})
 }
 
+// A mailbox's hashes are its own, and another ledger's are others.
+func TestRepeatsAreKeyed(t *testing.T) {
+	s, other := newState(), newState()
+	s.key, other.key = hashKey([32]byte{1}), hashKey([32]byte{2})
+	id := [16]byte{1}
+	all := map[uint64]bool{
+		s.repeat(anna, id): true, s.repeat("ben@local.example", id): true, s.repeat(anna, [16]byte{2}): true,
+		other.repeat(anna, id): true, s.uidHash(anna, "x"): true, s.uidHash(anna, "xa"): true, s.uidHash(anna[1:], "xa"): true,
+	}
+	if len(all) != 7 {
+		t.Errorf("%d hashes, want 7", len(all))
+	}
+}
+
 // Whatever text is packed comes out again, and hashes of ours are packed.
 func TestCredentialsArePackedWithoutLoss(t *testing.T) {
-	texts := newState()
 	const ours = "$argon2id$v=19$m=65536,t=3,p=4$"
 	rapid.Check(t, func(t *rapid.T) {
 		salt, tag := rapid.SliceOfN(rapid.Byte(), 15, 17).Draw(t, "salt"), rapid.SliceOfN(rapid.Byte(), 31, 33).Draw(t, "tag")
 		hash := ours + base64.RawStdEncoding.EncodeToString(salt) + "$" + base64.RawStdEncoding.EncodeToString(tag)
-		packed := packCredential(hash, texts.text)
+		packed := packCredential(hash)
 		if packed.hash() != hash {
 			t.Fatalf("%q became %q", hash, packed.hash())
 		}
@@ -53,12 +82,12 @@ func TestCredentialsArePackedWithoutLoss(t *testing.T) {
 			t.Fatalf("%q is packed: %v", hash, !zero)
 		}
 		odd := rapid.StringOfN(rapid.RuneFrom([]rune("$Aa0/+\r\n=")), 0, 80, -1).Draw(t, "odd")
-		if c := packCredential(odd, texts.text); c.hash() != odd || c.empty() != (odd == "") {
+		if c := packCredential(odd); c.hash() != odd || c.empty() != (odd == "") {
 			t.Fatalf("%q became %q", odd, c.hash())
 		}
 		// The right length and separators, and any text between.
 		near := "$" + rapid.StringOfN(rapid.RuneFrom([]rune("Aa0/+\r\n=")), saltText, saltText, -1).Draw(t, "near") + "$" + strings.Repeat("A", tagText)
-		if c := packCredential(near, texts.text); c.hash() != near {
+		if c := packCredential(near); c.hash() != near {
 			t.Fatalf("%q became %q", near, c.hash())
 		}
 	})

@@ -18,7 +18,7 @@ const (
 	maxBatchRecords = 4096
 	maxBatchOctets  = 8 << 20
 	maxQueued       = 16384            // requests
-	maxHeld         = 64 << 20         // octets of their bodies
+	maxHeld         = 64 << 20         // octets of their bodies, of one shard
 	requestOverhead = 512              // octets that any request counts as
 	appendTimeout   = 20 * time.Second // then an unknown outcome is left to the next owner
 )
@@ -26,6 +26,8 @@ const (
 // Why nothing was written.
 var (
 	errQueueFull = errors.New("too much waits to be written")
+	errNodeFull  = errors.New("the node's memory for mail that waits to be written is full")
+	errSameUID   = errors.New("another message with this unique-id is on its way")
 	errStopped   = errors.New("the shard is not owned here any more")
 )
 
@@ -35,6 +37,7 @@ type request struct {
 	draft  ledger.Draft
 	octets int64     // reserved
 	key    *delivery // of a delivery, for repetitions
+	ended  func()    // called when the request is off the books; nil: nobody cares
 
 	waiting int           // callers
 	sent    bool          // in the batch that is being written: it can't be taken back
@@ -42,32 +45,37 @@ type request struct {
 	err     error
 }
 
-// committer writes requests in batches: the first one at once, and what comes
-// while a batch is being written together in the next.
+// committer writes requests in batches, a few of them at once: see pipeline.
 //
-//	submit ──▶ queued ──▶ sent ──▶ done (nil: durable and applied)
+//	submit ──▶ queued ──▶ sent ──▶ landed ──▶ done (nil: durable and applied)
 //	             └─ all callers left: taken back, Canceled
 type committer struct {
 	append  func(context.Context, []ledger.Draft) ([]ledger.Entry, error)
 	applied func([]ledger.Entry, []ledger.Draft) error // makes a batch visible; before its callers are answered
-	known   func(delivery) bool                        // whether a delivery is visible already
+	known   func(delivery) (bool, error)               // whether a delivery is visible already; errUsed
+	tail    func() int                                 // ledger objects that no checkpoint covers
 	log     *slog.Logger
 	metrics *Metrics
+	budget  *Budget
 
-	wake chan struct{} // something is queued, or stop was called
+	wake   chan struct{} // something is queued, a checkpoint was written, or stop was called
+	flying pipeline      // of run's goroutine
 
 	mu      sync.Mutex
 	queue   []*request
-	pending map[delivery]*request // deliveries queued or sent
+	waiting int64                 // octets in the queue
+	pending map[delivery]*request // deliveries queued or sent, by their slots
 	held    int64                 // octets reserved
 	count   int                   // reservations
 	closed  bool
 }
 
-// start makes the committer ready for submit. It then needs run.
-func (c *committer) start() {
+// start makes the committer ready for submit. It then needs run. next is the
+// sequence that the first append gets.
+func (c *committer) start(next uint64) {
 	c.wake = make(chan struct{}, 1)
 	c.pending = make(map[delivery]*request)
+	c.flying = pipeline{landings: make(chan landing, maxInFlight), next: next}
 }
 
 // reserve makes room for octets, before they are read into memory.
@@ -77,23 +85,37 @@ func (c *committer) reserve(octets int64) error {
 	switch {
 	case c.closed:
 		return &maildrop.Error{Op: "shard.commit", Kind: maildrop.NotOwner, Err: errStopped}
-	case c.count >= maxQueued || c.held+octets > maxHeld:
-		return &maildrop.Error{Op: "shard.commit", Kind: maildrop.Busy, Err: errQueueFull}
+	case c.count >= maxQueued:
+		return c.refuse(refusedQueue, errQueueFull)
+	case c.held+octets > maxHeld:
+		return c.refuse(refusedMemory, errQueueFull)
+	case !c.budget.take(octets):
+		return c.refuse(refusedMemory, errNodeFull)
 	}
 	c.hold(octets, 1)
 	return nil
 }
 
+func (c *committer) refuse(reason string, err error) error {
+	c.metrics.refused(reason)
+	return &maildrop.Error{Op: "shard.commit", Kind: maildrop.Busy, Err: err}
+}
+
 func (c *committer) release(octets int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.hold(-octets, -1)
+	c.unhold(octets)
 }
 
 func (c *committer) hold(octets int64, count int) {
 	c.held += octets
 	c.count += count
 	c.metrics.queueHolds(octets)
+}
+
+func (c *committer) unhold(octets int64) {
+	c.hold(-octets, -1)
+	c.budget.give(octets)
 }
 
 // commit submits a request, whose octets are reserved, and waits for it.
@@ -117,33 +139,55 @@ func (c *committer) submit(r *request) (*request, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if r.key != nil {
-		if first := c.pending[*r.key]; first != nil {
-			c.hold(-r.octets, -1)
-			first.waiting++
-			return first, nil
-		}
-		if c.known(*r.key) { // after pending: it is applied before it is taken from there
-			c.hold(-r.octets, -1)
-			return nil, nil
+		first, done, err := c.meets(r.key)
+		if done {
+			c.strike(r)
+			return first, err
 		}
 	}
 	if c.closed {
-		c.hold(-r.octets, -1)
+		c.strike(r)
 		return nil, &maildrop.Error{Op: "shard.commit", Kind: maildrop.NotOwner, Err: errStopped}
 	}
 	r.waiting, r.done = 1, make(chan struct{})
 	c.queue = append(c.queue, r)
+	c.waiting += r.octets
 	if r.key != nil {
-		c.pending[*r.key] = r
+		c.pending[r.key.slot()] = r
 	}
 	c.signal()
 	return r, nil
+}
+
+// meets holds a delivery against those that are on their way and those that are
+// visible: in this order, for one is applied before it is taken from there.
+func (c *committer) meets(key *delivery) (first *request, done bool, err error) {
+	if first = c.pending[key.slot()]; first != nil {
+		if first.key.repeat != key.repeat {
+			return nil, true, &maildrop.Error{Op: "shard.commit", Kind: maildrop.Busy, Err: errSameUID}
+		}
+		first.waiting++
+		return first, true, nil
+	}
+	stored, err := c.known(*key)
+	if err != nil {
+		err = &maildrop.Error{Op: "shard.commit", Kind: maildrop.Invalid, Err: err}
+	}
+	return nil, stored || err != nil, err
 }
 
 func (c *committer) signal() {
 	select {
 	case c.wake <- struct{}{}:
 	default:
+	}
+}
+
+// strike ends a request's reservation.
+func (c *committer) strike(r *request) {
+	c.unhold(r.octets)
+	if r.ended != nil {
+		r.ended()
 	}
 }
 
@@ -162,6 +206,7 @@ func (c *committer) leave(ctx context.Context, r *request) error {
 	if r.waiting == 0 && !r.sent {
 		kind = maildrop.Canceled
 		c.queue = slices.DeleteFunc(c.queue, func(q *request) bool { return q == r })
+		c.waiting -= r.octets
 		c.settle(r)
 	}
 	return &maildrop.Error{Op: "shard.commit", Kind: kind, Err: ctx.Err()}
@@ -169,27 +214,61 @@ func (c *committer) leave(ctx context.Context, r *request) error {
 
 // settle takes a request off the books.
 func (c *committer) settle(r *request) {
-	c.hold(-r.octets, -1)
+	c.strike(r)
 	if r.key != nil {
-		delete(c.pending, *r.key)
+		delete(c.pending, r.key.slot())
 	}
 }
 
-// run writes batches until stop is called or the ledger is lost. ctx ends what
-// is being written: only when it may take no longer.
+// run writes batches until stop was called, or the ledger is lost, and nothing
+// is being written any more. ctx ends what is being written: only when it may take no
+// longer.
 func (c *committer) run(ctx context.Context) {
-	for range c.wake {
-		for batch := c.take(); len(batch) > 0; batch = c.take() {
-			err := c.write(ctx, batch)
-			c.answer(batch, err)
-			if errors.Is(err, ledger.ErrFenced) || errors.Is(err, ledger.ErrBroken) {
-				c.stop()
-			}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		if pause := c.launch(ctx); pause > 0 {
+			timer.Reset(pause)
 		}
-		if c.refuseRest() {
+		if c.refuseRest() && c.flying.inFlight == 0 {
 			return
 		}
+		select {
+		case <-c.wake:
+		case <-timer.C:
+		case l := <-c.flying.landings:
+			c.land(l)
+		}
 	}
+}
+
+// launch starts the appends that may be started now. It answers how long it is
+// until the next one may; 0: that is not a matter of time.
+func (c *committer) launch(ctx context.Context) time.Duration {
+	for {
+		queued, octets := c.load()
+		if queued == 0 || c.tail() >= maxTail {
+			return 0
+		}
+		now := time.Now()
+		pause, may := c.flying.pause(now, octets)
+		if !may || pause > 0 {
+			return pause
+		}
+		batch := c.take()
+		if len(batch) == 0 {
+			return 0
+		}
+		c.flying.inFlight++
+		c.flying.started = now
+		go func() { c.flying.landings <- c.write(ctx, batch) }()
+	}
+}
+
+func (c *committer) load() (requests int, octets int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.queue), c.waiting
 }
 
 // take takes the next batch off the queue; none when nothing waits or when
@@ -208,28 +287,57 @@ func (c *committer) take() []*request {
 	}
 	batch := slices.Clone(c.queue[:n])
 	c.queue = slices.Delete(c.queue, 0, n) // clears the tail: no body is held by it
+	c.waiting -= octets
 	return batch
 }
 
-func (c *committer) write(ctx context.Context, batch []*request) error {
+// write is one append. It runs beside others.
+func (c *committer) write(ctx context.Context, batch []*request) landing {
 	ctx, cancel := context.WithTimeout(ctx, appendTimeout)
 	defer cancel()
-	drafts := make([]ledger.Draft, len(batch))
+	l := landing{batch: batch, drafts: make([]ledger.Draft, len(batch)), began: time.Now()}
 	for i, r := range batch {
-		drafts[i] = r.draft
+		l.drafts[i] = r.draft
 	}
-	began := time.Now()
-	entries, err := c.append(ctx, drafts)
-	c.metrics.committed(commitResult(err), len(batch), time.Since(began))
-	if err != nil {
-		c.log.Warn("append to the ledger failed", "records", len(batch), "error", err)
-		return appendError(err)
+	l.entries, l.err = c.append(ctx, l.drafts)
+	l.took = time.Since(l.began)
+	c.metrics.committed(commitResult(l.err), len(batch), l.took)
+	if l.err != nil {
+		c.log.Warn("append to the ledger failed", "records", len(batch), "error", l.err)
 	}
-	if err := c.applied(entries, drafts); err != nil {
+	return l
+}
+
+// land takes an append's outcome in, and applies and answers what is next.
+func (c *committer) land(l landing) {
+	c.flying.landed(l)
+	if l.err != nil {
+		if errors.Is(l.err, ledger.ErrFenced) || errors.Is(l.err, ledger.ErrBroken) {
+			c.stop()
+		}
+		c.answer(l.batch, appendError(l.err))
+	}
+	for l, ok := c.flying.nextLanding(); ok; l, ok = c.flying.nextLanding() {
+		c.answer(l.batch, c.apply(l))
+	}
+}
+
+// apply makes a batch visible. After an entry of ours that can't be applied
+// nothing is: the memory is not what the ledger says.
+func (c *committer) apply(l landing) error {
+	err := c.flying.lost
+	if err == nil {
+		err = c.applied(l.entries, l.drafts)
+	}
+	if err == nil {
+		return nil
+	}
+	if c.flying.lost == nil {
 		c.log.Error("an entry of our own can't be applied", "error", err)
-		return &maildrop.Error{Op: "shard.apply", Kind: maildrop.Maybe, Err: fmt.Errorf("%w: %w", ledger.ErrBroken, err)}
+		c.flying.lost = err
+		c.stop()
 	}
-	return nil
+	return &maildrop.Error{Op: "shard.apply", Kind: maildrop.Maybe, Err: fmt.Errorf("%w: %w", ledger.ErrBroken, err)}
 }
 
 // appendError is what a batch's callers hear. That the append ran out of time
@@ -286,6 +394,6 @@ func (c *committer) refuseRest() bool {
 		c.settle(r)
 		close(r.done)
 	}
-	c.queue = nil
+	c.queue, c.waiting = nil, 0
 	return true
 }

@@ -9,8 +9,8 @@ import (
 // their costs in common, and differ in 16 octets of salt and 32 of tag, which a
 // PHC string spells in 65 characters of base64.
 type credential struct {
-	text   *string // nil: none. Packed: "$argon2id$v=19$m=65536,t=3,p=4$", shared; else the hash itself
-	secret secret  // salt and tag of a packed one, and then not zero
+	text   string // empty: none. Packed: "$argon2id$v=19$m=65536,t=3,p=4$"; else the hash itself
+	secret secret // salt and tag of a packed one, and then not zero
 }
 
 type secret [packedSalt + packedTag]byte
@@ -25,21 +25,17 @@ const (
 
 var phcEncoding = base64.RawStdEncoding.Strict()
 
-func (c *credential) empty() bool { return c.text == nil }
+func (c credential) empty() bool { return c.text == "" }
 
-func (c *credential) packed() bool { return c.secret != secret{} }
+func (c credential) packed() bool { return c.secret != secret{} }
 
-// packCredential packs any text. shared returns a text's one copy.
-func packCredential(hash string, shared func(string) *string) (c credential) {
-	if hash == "" {
-		return c
-	}
+// packCredential packs any text.
+func packCredential(hash string) (c credential) {
 	if c.pack(hash) {
-		c.text = shared(hash[:len(hash)-packedText])
+		c.text = hash[:len(hash)-packedText]
 		return c
 	}
-	hash = strings.Clone(hash)
-	return credential{text: &hash}
+	return credential{text: hash}
 }
 
 // pack fills in the secret, if the text ends like a hash of ours.
@@ -59,12 +55,9 @@ func (c *credential) pack(hash string) bool {
 }
 
 // hash is the text that was packed.
-func (c *credential) hash() string {
-	switch {
-	case c.text == nil:
-		return ""
-	case !c.packed():
-		return *c.text
+func (c credential) hash() string {
+	if !c.packed() {
+		return c.text
 	}
-	return *c.text + phcEncoding.EncodeToString(c.secret[:packedSalt]) + "$" + phcEncoding.EncodeToString(c.secret[packedSalt:])
+	return c.text + phcEncoding.EncodeToString(c.secret[:packedSalt]) + "$" + phcEncoding.EncodeToString(c.secret[packedSalt:])
 }

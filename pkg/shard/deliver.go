@@ -19,6 +19,10 @@ const maxUploads = 16
 var (
 	errBody = errors.New("the body isn't what it says")
 	errID   = errors.New("a delivery without an ID")
+
+	errForm   = errors.New("a unique-id has 1 to 70 octets of 0x21 to 0x7E")
+	errMinted = errors.New("the unique-id has the form of this shard's own")
+	errOver   = errors.New("the message's retention is over")
 )
 
 // Accept says whether mail to the recipient would be taken now.
@@ -36,8 +40,8 @@ func (s *Shard) Accept(ctx context.Context, to maildrop.Recipient) error {
 
 // keep decides whether mail for the address is taken, and how long it is kept.
 func (s *Shard) keep(address maildrop.Address, now time.Time) (maildrop.Class, error) {
-	r := s.record(address)
-	if r == nil {
+	r, ok := s.record(address)
+	if !ok {
 		return 0, s.nobody(address, now)
 	}
 	if primary := r.primary(); primary != "" {
@@ -89,20 +93,28 @@ func (s *Shard) deliver(ctx context.Context, envelope maildrop.Envelope, body ma
 	if err := s.owned(ctx, "shard.deliver"); err != nil {
 		return resultDeferred, err
 	}
-	if err := checkDelivery(envelope, body); err != nil {
+	if err := s.checkDelivery(envelope, body); err != nil {
 		return resultRejected, err
 	}
 	if err := s.confirm(ctx, "shard.deliver"); err != nil {
 		return resultDeferred, err
 	}
-	key := repeatKey(envelope.To, envelope.ID)
-	if s.known(key) {
+	key := s.key(envelope)
+	switch repeated, err := s.known(key); {
+	case err != nil:
+		return resultRejected, &maildrop.Error{Op: "shard.deliver", Kind: maildrop.Invalid, Err: err}
+	case repeated:
 		return resultDuplicate, nil
 	}
-	class, err := s.keep(envelope.To, time.Now())
+	now := time.Now()
+	class, err := s.keep(envelope.To, now)
+	if err == nil {
+		err = checkDate(envelope.Received, class, now)
+	}
 	if err == nil {
 		err = s.store(ctx, &key, body, ledger.Delivery{
-			Mailbox: string(envelope.To), ID: envelope.ID, Class: uint8(class), Size: body.Size(), Wire: body.Wire(),
+			Mailbox: string(envelope.To), UID: string(key.uid), ID: envelope.ID, Class: uint8(class),
+			Received: envelope.Received, Size: body.Size(), Wire: body.Wire(),
 		})
 	}
 	switch {
@@ -114,18 +126,57 @@ func (s *Shard) deliver(ctx context.Context, envelope maildrop.Envelope, body ma
 	return resultRejected, err
 }
 
-func checkDelivery(envelope maildrop.Envelope, body maildrop.Body) error {
+func (s *Shard) checkDelivery(envelope maildrop.Envelope, body maildrop.Body) error {
 	err := error(nil)
 	switch {
 	case envelope.ID == maildrop.EnvelopeID{}:
 		err = errID
 	case body.Wire() > maxWire || body.Size() > body.Wire():
 		err = fmt.Errorf("%d octets, %d in wire form: %w", body.Size(), body.Wire(), errBody)
+	case envelope.UID != "":
+		err = s.checkUID(envelope.UID)
 	}
 	if err != nil {
 		return &maildrop.Error{Op: "shard.deliver", Kind: maildrop.Invalid, Err: err}
 	}
 	return nil
+}
+
+// checkUID is for a unique-id that comes with its message (RFC 1939 section 7).
+// One that we might mint ourselves some day is nobody else's to give.
+func (s *Shard) checkUID(uid maildrop.UID) error {
+	if !uid.Valid() {
+		return errForm
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if _, ours := s.state.minted(uid); ours {
+		return errMinted
+	}
+	return nil
+}
+
+// key names the delivery for repetitions.
+func (s *Shard) key(envelope maildrop.Envelope) delivery {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	d := delivery{mailbox: envelope.To, repeat: s.state.repeat(envelope.To, envelope.ID), uid: envelope.UID}
+	if d.uid == "" && !envelope.Received.IsZero() {
+		d.uid = maildrop.UID(datedUID + mintedEncoding.EncodeToString(envelope.ID[:]))
+	}
+	return d
+}
+
+// datedUID begins the unique-id of an imported message that came without one.
+const datedUID = "imported-"
+
+// checkDate refuses an imported message that nobody would ever see.
+func checkDate(received time.Time, class maildrop.Class, now time.Time) error {
+	if received.IsZero() || received.Add(class.Retention()).After(now) {
+		return nil
+	}
+	return &maildrop.Error{Op: "shard.deliver", Kind: maildrop.Invalid, Err: errOver,
+		Text: fmt.Sprintf("the message is older than the %d days that it would be kept", class.Days())}
 }
 
 // store reads or uploads the body, then commits the delivery.
@@ -144,12 +195,15 @@ func (s *Shard) store(ctx context.Context, key *delivery, body maildrop.Body, d 
 		r.draft.Body, err = readBody(body)
 	} else {
 		d.Object, err = s.upload(ctx, body)
+		r.ended = func() { s.space.flew(d.Object) }
 	}
 	if err != nil {
 		s.commits.release(octets)
 		return err
 	}
-	d.Received = time.Now()
+	if now := time.Now(); d.Received.IsZero() || d.Received.After(now) {
+		d.Received = now
+	}
 	r.draft.Record = &d
 	return s.commits.commit(ctx, r)
 }
@@ -201,5 +255,7 @@ func (s *Shard) upload(ctx context.Context, body maildrop.Body) (object string, 
 		return "", bodyError(err)
 	}
 	defer r.Close()
-	return s.ledger.PutBody(ctx, r, body.Wire())
+	object, err = s.ledger.PutBody(ctx, r, body.Wire())
+	s.space.flies(object)
+	return object, err
 }

@@ -20,7 +20,19 @@ type Metrics struct {
 	deliveredBytes prometheus.Counter
 	messages       prometheus.Gauge
 	mailboxes      prometheus.Gauge
+	refusals       *prometheus.CounterVec
+	damage         *prometheus.CounterVec
+	checkpoints    *prometheus.CounterVec
+	checkpointTime prometheus.Histogram
+	repacked       prometheus.Counter
+	deleted        *prometheus.CounterVec
 }
+
+// Reasons of refused deliveries, as the metric's label says them.
+const (
+	refusedMemory = "memory"
+	refusedQueue  = "queue"
+)
 
 // bodyCache is the value of the label that metrics of caches have.
 const bodyCache = "body"
@@ -53,9 +65,23 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "postern_node_index_messages", Help: "Messages in the index, removed and expired ones that sessions may hold included."}),
 		mailboxes: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "postern_node_index_mailboxes", Help: "Addresses in the index."}),
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_node_deliveries_refused_total", Help: "Deliveries and changes refused for now, by reason: memory (too many octets wait to be written), queue (too many requests)."}, []string{"reason"}),
+		damage: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_node_damage_total", Help: "Times that a stored message was found damaged or missing, by kind of object: ledger, pack, body."}, []string{"object"}),
+		checkpoints: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_node_checkpoints_total", Help: "Checkpoints of ledgers by result: ok, error."}, []string{"result"}),
+		checkpointTime: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "postern_node_checkpoint_duration_seconds", Help: "Duration of writing one checkpoint.",
+			Buckets: prometheus.ExponentialBuckets(.005, 2, 16)}),
+		repacked: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "postern_node_repacked_bytes_total", Help: "Bytes of messages copied into packs."}),
+		deleted: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_node_deleted_objects_total", Help: "Objects deleted from the store by kind: ledger, pack, body."}, []string{"object"}),
 	}
 	r.MustRegister(m.commits, m.commitDuration, m.commitRecords, m.cacheRequests, m.cacheBytes, m.cacheEvictions,
-		m.unflushed, m.replayed, m.deliveries, m.deliveredBytes, m.messages, m.mailboxes)
+		m.unflushed, m.replayed, m.deliveries, m.deliveredBytes, m.messages, m.mailboxes,
+		m.refusals, m.damage, m.checkpoints, m.checkpointTime, m.repacked, m.deleted)
 	return m
 }
 
@@ -113,5 +139,41 @@ func (m *Metrics) index(messages, mailboxes int) {
 	if m != nil {
 		m.messages.Add(float64(messages))
 		m.mailboxes.Add(float64(mailboxes))
+	}
+}
+
+func (m *Metrics) refused(reason string) {
+	if m != nil {
+		m.refusals.WithLabelValues(reason).Inc()
+	}
+}
+
+func (m *Metrics) damaged(object string) {
+	if m != nil {
+		m.damage.WithLabelValues(object).Inc()
+	}
+}
+
+func (m *Metrics) checkpoint(ok bool, took time.Duration) {
+	if m == nil {
+		return
+	}
+	result := "error"
+	if ok {
+		result = "ok"
+	}
+	m.checkpoints.WithLabelValues(result).Inc()
+	m.checkpointTime.Observe(took.Seconds())
+}
+
+func (m *Metrics) packed(octets int64) {
+	if m != nil {
+		m.repacked.Add(float64(octets))
+	}
+}
+
+func (m *Metrics) removed(object string, n int) {
+	if m != nil {
+		m.deleted.WithLabelValues(object).Add(float64(n))
 	}
 }

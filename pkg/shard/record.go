@@ -10,21 +10,36 @@ import (
 )
 
 // record is an address's record, small, for there are many. It never changes
-// once it stands in a mailbox, so it may be read without the lock.
+// once it stands in a mailbox, it is only replaced: a copy may be read without the
+// lock.
 type record struct {
-	account     *string         // shared text
+	common      *common         // nil: no such address, or not any more
 	alias       *alias          // nil: neither an alias nor in any group
 	revision    ledger.Position // of the entry that last wrote the record
 	credentials ledger.Position // of the entry that last changed who may log in
+	secret      secret          // salt and tag of a packed hash: see credential
 	changed     uint32          // Unix time in seconds
 	access      maildrop.Access
-	credential  credential
+}
+
+// common is what many records have in common; there is one copy of it.
+type common struct {
+	account string
+	hash    string // what the account's password hashes begin with: see credential
 }
 
 // alias is what few records have.
 type alias struct {
 	primary maildrop.Address
-	groups  []*string // shared texts
+	groups  []string
+}
+
+func (r *record) exists() bool { return r.common != nil }
+
+func (r *record) account() string { return r.common.account }
+
+func (r *record) credential() credential {
+	return credential{text: r.common.hash, secret: r.secret}
 }
 
 // primary is the address that this one is another name of, or "".
@@ -38,15 +53,13 @@ func (r *record) primary() maildrop.Address {
 // full is the record as others know it. The hash is only told to be set.
 func (r *record) full(address maildrop.Address) maildrop.AddressRecord {
 	full := maildrop.AddressRecord{
-		Address: address, Account: *r.account, Primary: r.primary(), Access: r.access,
+		Address: address, Account: r.account(), Primary: r.primary(), Access: r.access,
 		Changed: time.Unix(int64(r.changed), 0).UTC(), Revision: uint64(r.revision),
 	}
 	if r.alias != nil {
-		for _, group := range r.alias.groups {
-			full.Groups = append(full.Groups, *group)
-		}
+		full.Groups = slices.Clone(r.alias.groups)
 	}
-	if !r.credential.empty() {
+	if !r.credential().empty() {
 		full.Hash = hashSet
 	}
 	return full
@@ -55,61 +68,72 @@ func (r *record) full(address maildrop.Address) maildrop.AddressRecord {
 // hashSet stands for a hash in what is told of a record.
 const hashSet = "set"
 
-// put takes an address's record in. No hash means the one that is there; an
-// alias has none.
+// put takes an address's record in, unless it is older than the one there. No
+// hash means the one that is there; an alias has none.
+//
+// Over a checkpoint that is ahead this converges: if the address is there, what
+// its record has seen is skipped; if it isn't, the removal that the checkpoint has seen
+// comes again, before anything newer.
 func (s *state) put(at ledger.Position, a *ledger.Address) {
 	address := maildrop.Address(a.Address)
 	box := s.mailbox(address)
 	was := box.record
+	if was.exists() && was.revision >= at {
+		return
+	}
 	if a.Removed {
 		s.unput(address, box)
 		return
 	}
-	r := &record{account: s.text(a.Account), changed: seconds(a.Time), revision: at, credentials: at, access: maildrop.Access(a.Access)}
-	if a.Primary != "" || len(a.Groups) > 0 {
-		r.alias = &alias{primary: maildrop.Address(strings.Clone(a.Primary)), groups: s.shared(a.Groups)}
-	}
-	switch {
-	case a.Primary != "": // no credentials of its own
-	case a.Hash == "" && was != nil:
-		r.credential = was.credential
-	default:
-		r.credential = packCredential(a.Hash, s.text)
-	}
-	if was != nil && was.credential.hash() == r.credential.hash() && was.primary() == r.primary() {
-		r.credentials = was.credentials
-	}
-	if was == nil {
+	box.record = s.newRecord(at, a, was)
+	if !was.exists() {
 		s.addresses++
 	}
-	box.record = r
+}
+
+func (s *state) newRecord(at ledger.Position, a *ledger.Address, was record) record {
+	r := record{changed: seconds(a.Time), revision: at, credentials: at, access: maildrop.Access(a.Access)}
+	if a.Primary != "" || len(a.Groups) > 0 {
+		r.alias = &alias{primary: maildrop.Address(strings.Clone(a.Primary)), groups: cloned(a.Groups)}
+	}
+	var c credential
+	switch {
+	case a.Primary != "": // no credentials of its own
+	case a.Hash == "" && was.exists():
+		c = was.credential()
+	default:
+		c = packCredential(a.Hash)
+	}
+	r.common, r.secret = s.common(a.Account, c.text), c.secret
+	if was.exists() && was.credential() == c && was.primary() == r.primary() {
+		r.credentials = was.credentials
+	}
+	return r
 }
 
 // unput ends an address. Its messages stay until they expire.
 func (s *state) unput(address maildrop.Address, box *mailbox) {
-	if box.record != nil {
+	if box.record.exists() {
 		s.addresses--
 	}
-	box.record = nil
-	if len(box.messages) == 0 {
-		delete(s.mailboxes, address)
-	}
+	box.record = record{}
+	s.tidy(s.name(address), box)
 }
 
-// record finds an address's record, or nil.
-func (s *state) record(address maildrop.Address) *record {
-	if box := s.mailboxes[address]; box != nil {
-		return box.record
+// record finds an address's record.
+func (s *state) record(address maildrop.Address) (r record, ok bool) {
+	if box := s.box(address); box != nil {
+		r = box.record
 	}
-	return nil
+	return r, r.exists()
 }
 
 // records lists an account's, sorted by address.
 func (s *state) records(account string) []maildrop.AddressRecord {
 	var list []maildrop.AddressRecord
-	for address, box := range s.mailboxes {
-		if box.record != nil && *box.record.account == account {
-			list = append(list, box.record.full(address))
+	for n, box := range s.mailboxes {
+		if box.record.exists() && box.record.account() == account {
+			list = append(list, box.record.full(s.address(n)))
 		}
 	}
 	slices.SortFunc(list, func(a, b maildrop.AddressRecord) int {
@@ -118,22 +142,21 @@ func (s *state) records(account string) []maildrop.AddressRecord {
 	return list
 }
 
-// text returns the one copy of a text that is kept. There are as many as
-// there are accounts, groups and costs of hashes.
-func (s *state) text(t string) *string {
-	kept := s.texts[t]
-	if kept == nil {
-		t = strings.Clone(t)
-		kept = &t
-		s.texts[t] = kept
+// common returns the one copy that is kept. There are as many as there are
+// accounts and costs of hashes; hashes that can't be packed are their own.
+func (s *state) common(account, hash string) *common {
+	one := s.commons[common{account, hash}]
+	if one == nil {
+		one = &common{strings.Clone(account), strings.Clone(hash)}
+		s.commons[*one] = one
 	}
-	return kept
+	return one
 }
 
-func (s *state) shared(texts []string) []*string {
-	shared := make([]*string, len(texts))
+func cloned(texts []string) []string {
+	list := make([]string, len(texts))
 	for i, t := range texts {
-		shared[i] = s.text(t)
+		list[i] = strings.Clone(t)
 	}
-	return shared
+	return list
 }

@@ -74,8 +74,8 @@ func (s *Shard) Address(ctx context.Context, address maildrop.Address) (maildrop
 	if err := s.owned(ctx, op); err != nil {
 		return maildrop.AddressRecord{}, err
 	}
-	r := s.record(address)
-	if r == nil {
+	r, ok := s.record(address)
+	if !ok {
 		return maildrop.AddressRecord{}, &maildrop.Error{Op: op, Kind: maildrop.NotFound}
 	}
 	return r.full(address), nil
@@ -87,7 +87,7 @@ func (s *Shard) RemoveAddress(ctx context.Context, address maildrop.Address) err
 	if err := s.owned(ctx, op); err != nil {
 		return err
 	}
-	if s.record(address) == nil {
+	if _, ok := s.record(address); !ok {
 		return nil
 	}
 	return failed(op, s.write(ctx, &ledger.Address{Address: string(address), Removed: true, Time: time.Now()}, 0))

@@ -2,60 +2,86 @@ package shard
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
+	"errors"
 	"time"
 
 	"github.com/postern-pop/postern/pkg/maildrop"
 )
 
-// repeatWindow is how long a delivery's ID is remembered.
-const repeatWindow = 24 * time.Hour
+// repeatWindow is how long a delivery's ID is remembered, and repeatSlack how much
+// the clocks of one mailbox's owners may differ.
+const (
+	repeatWindow  = 24 * time.Hour
+	repeatSlack   = time.Hour
+	windowSeconds = uint32(repeatWindow / time.Second)
+	slackSeconds  = uint32(repeatSlack / time.Second)
+)
 
-// delivery names a delivery to a mailbox by 128 bits.
-type delivery [16]byte
+// errUsed: no UID names two messages, ever.
+var errUsed = errors.New("the mailbox has or had another message of this unique-id")
 
-// repeatKey hashes mailbox and ID: an ID counts for one mailbox only, and a
-// caller that chooses IDs can't reach another one's.
-func repeatKey(mailbox maildrop.Address, id [16]byte) (key delivery) {
-	sum := sha256.Sum256(append(append(make([]byte, 0, 128), id[:]...), mailbox...))
-	copy(key[:], sum[:])
-	return key
+// delivery names a delivery while it is on its way.
+type delivery struct {
+	mailbox maildrop.Address
+	repeat  uint64       // hash of its ID
+	uid     maildrop.UID // that an imported message keeps
 }
 
-// repeats remembers deliveries, in two generations of a window each: the old
-// one is thrown away whole, so the memory goes back with a quiet day.
-type repeats struct {
-	young, old map[delivery]uint32 // when they came, Unix time in seconds
-	since      uint32              // when the young generation began
-}
-
-const windowSeconds = uint32(repeatWindow / time.Second)
-
-func (r *repeats) add(key delivery, received uint32) {
-	r.turn(received)
-	if r.young == nil {
-		r.young = make(map[delivery]uint32)
+// slot is what no two deliveries on their way may share: one ID, or one UID.
+func (d delivery) slot() delivery {
+	if d.uid != "" {
+		d.repeat = 0
 	}
-	r.young[key] = received
+	return d
 }
 
-// turn ends the young generation when it is a window old: what the old one
-// holds came before that. It may be called at any time.
-func (r *repeats) turn(now uint32) {
-	if now < r.since || now-r.since < windowSeconds {
-		return
-	}
-	r.old = r.young
-	if now-r.since >= 2*windowSeconds {
-		r.old = nil
-	}
-	r.young, r.since = nil, now
+// repeat hashes a delivery's ID: an ID counts for one mailbox only, and a caller
+// that chooses IDs can't reach another one's, since he doesn't know the key.
+func (s *state) repeat(mailbox maildrop.Address, id [16]byte) uint64 {
+	return s.hash('i', id[:], mailbox)
 }
 
-// has reports whether the delivery came within the window before now.
-func (r *repeats) has(key delivery, now uint32) bool {
-	received, known := r.young[key]
-	if !known {
-		received, known = r.old[key]
-	}
-	return known && (now < received || now-received < windowSeconds)
+func (s *state) uidHash(mailbox maildrop.Address, uid maildrop.UID) uint64 {
+	var b [72]byte
+	return s.hash('u', append(append(b[:0], byte(len(uid))), uid...), mailbox)
 }
+
+func (s *state) hash(what byte, text []byte, mailbox maildrop.Address) uint64 {
+	b := make([]byte, 0, len(s.key)+1+72+maildrop.MaxAddress)
+	b = append(append(append(append(b, s.key[:]...), what), text...), mailbox...)
+	sum := sha256.Sum256(b)
+	return binary.LittleEndian.Uint64(sum[:])
+}
+
+// repeated reports whether the delivery is a repetition of one that is
+// stored, or was within the window. An imported message is known by its UID for
+// ever; errUsed: by another ID.
+func (s *state) repeated(d delivery, now uint32) (bool, error) {
+	if d.uid != "" {
+		before, used := s.imports[s.uidHash(d.mailbox, d.uid)]
+		if used && before.repeat != d.repeat {
+			return false, errUsed
+		}
+		return used, nil
+	}
+	box := s.box(d.mailbox)
+	if box == nil {
+		return false, nil
+	}
+	// Backwards while it can be one. Dates of imported messages tell nothing about
+	// when they came, so these count as long as they are there.
+	for i := len(box.messages) - 1; i >= 0; i-- {
+		m := &box.messages[i]
+		dated := m.flags&flagImported != 0
+		if m.repeat == d.repeat && (dated || within(m.received, now, windowSeconds)) {
+			return true, nil
+		}
+		if !dated && !within(m.received, now, windowSeconds+slackSeconds) {
+			break
+		}
+	}
+	return false, nil
+}
+
+func within(received, now, window uint32) bool { return now < received || now-received < window }

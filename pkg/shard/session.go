@@ -3,8 +3,6 @@ package shard
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"slices"
 	"time"
 
@@ -14,9 +12,8 @@ import (
 )
 
 var (
-	errUID    = errors.New("the unique-id isn't in the snapshot")
-	errMany   = errors.New("more messages than one removal can name")
-	errOffset = errors.New("the offset is behind the message's end")
+	errUID  = errors.New("the unique-id isn't in the snapshot")
+	errMany = errors.New("more messages than one removal can name")
 )
 
 // Open verifies the user and takes a snapshot of his maildrop.
@@ -45,24 +42,24 @@ func (s *Shard) Open(ctx context.Context, login maildrop.Login) (maildrop.Drop, 
 
 // verify checks the password. Whatever is missing (address, credentials,
 // domain), the same work is done for nobody's password.
-func (s *Shard) verify(ctx context.Context, login maildrop.Login) (*record, error) {
-	r := s.record(login.Address)
-	if r != nil && r.primary() != "" {
-		return nil, &maildrop.Error{Op: "shard.verify", Kind: maildrop.Alias, Primary: r.primary()}
+func (s *Shard) verify(ctx context.Context, login maildrop.Login) (record, error) {
+	r, exists := s.record(login.Address)
+	if primary := r.primary(); primary != "" {
+		return r, &maildrop.Error{Op: "shard.verify", Kind: maildrop.Alias, Primary: primary}
 	}
 	hash := ""
-	if r != nil {
+	if exists {
 		if _, _, ok := s.customer(login.Address, r); ok {
-			hash = r.credential.hash()
+			hash = r.credential().hash()
 		}
 	}
 	if err := s.config.Verify(ctx, login.Address, hash, login.Password); err != nil {
-		return nil, err
+		return r, err
 	}
 	// The record may have changed meanwhile; what was verified must still stand.
-	now := s.record(login.Address)
-	if hash == "" || now == nil || now.credentials != r.credentials {
-		return nil, &maildrop.Error{Op: "shard.verify", Kind: maildrop.Denied, Reason: maildrop.ReasonCredentials}
+	now, exists := s.record(login.Address)
+	if hash == "" || !exists || now.credentials != r.credentials {
+		return r, &maildrop.Error{Op: "shard.verify", Kind: maildrop.Denied, Reason: maildrop.ReasonCredentials}
 	}
 	return now, nil
 }
@@ -70,13 +67,13 @@ func (s *Shard) verify(ctx context.Context, login maildrop.Login) (*record, erro
 // customer is whose rules decide for an address: its domain's account. It is
 // nobody when the record was made for another account: then the domain has
 // changed hands, and its former owner's users have no business there.
-func (s *Shard) customer(address maildrop.Address, r *record) (policy.Domain, policy.Account, bool) {
+func (s *Shard) customer(address maildrop.Address, r record) (policy.Domain, policy.Account, bool) {
 	domain, account, ok := s.config.Rules.Domain(address.Domain())
-	return domain, account, ok && account.Name == *r.account
+	return domain, account, ok && account.Name == r.account()
 }
 
 // admit asks the policy about a user whose password was right.
-func (s *Shard) admit(login maildrop.Login, r *record, now time.Time) (maildrop.Class, error) {
+func (s *Shard) admit(login maildrop.Login, r record, now time.Time) (maildrop.Class, error) {
 	domain, account, ok := s.customer(login.Address, r)
 	if !ok {
 		return 0, &maildrop.Error{Op: "shard.admit", Kind: maildrop.Denied, Reason: maildrop.ReasonCredentials}
@@ -91,7 +88,7 @@ func (s *Shard) admit(login maildrop.Login, r *record, now time.Time) (maildrop.
 	return decision.Class, nil
 }
 
-func (s *Shard) snapshot(login maildrop.Login, r *record, class maildrop.Class, now time.Time) *drop {
+func (s *Shard) snapshot(login maildrop.Login, r record, class maildrop.Class, now time.Time) *drop {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	d := &drop{shard: s, claims: claims{
@@ -168,8 +165,8 @@ func (d *drop) Check(ctx context.Context) error {
 		return err
 	}
 	now := time.Now()
-	r := d.shard.record(d.claims.address)
-	if r == nil || r.credentials != d.claims.credentials {
+	r, exists := d.shard.record(d.claims.address)
+	if !exists || r.credentials != d.claims.credentials {
 		return &maildrop.Error{Op: op, Kind: maildrop.Denied, Reason: maildrop.ReasonChanged, Text: textChanged}
 	}
 	domain, account, ok := d.shard.customer(d.claims.address, r)
@@ -228,94 +225,4 @@ func (d *drop) toRemove(uids []maildrop.UID) ([]ledger.Position, error) {
 		return nil, errMany
 	}
 	return positions, nil
-}
-
-// Read streams a message of the snapshot in wire form from an offset.
-func (d *drop) Read(ctx context.Context, uid maildrop.UID, offset uint64, w io.Writer) (uint64, error) {
-	const op = "shard.read"
-	if err := d.usable(ctx, op); err != nil {
-		return 0, err
-	}
-	m, object, ok := d.message(uid)
-	if !ok {
-		return 0, &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: errUID}
-	}
-	if offset > uint64(m.wire) {
-		return 0, &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: errOffset}
-	}
-	if offset == uint64(m.wire) {
-		return 0, nil
-	}
-	if object != "" {
-		n, err := d.shard.readObject(ctx, m, object, offset, w)
-		return n, failed(op, err)
-	}
-	n, err := d.shard.readInline(ctx, m, offset, w)
-	return n, failed(op, err)
-}
-
-// message finds a message and, for a large one, its body's object.
-func (d *drop) message(uid maildrop.UID) (m message, object string, ok bool) {
-	s := d.shard
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	found := s.state.find(d.claims.snapshot, uid)
-	if found == nil {
-		return message{}, "", false
-	}
-	return *found, s.state.objects[found.position], true
-}
-
-func (s *Shard) readInline(ctx context.Context, m message, offset uint64, w io.Writer) (uint64, error) {
-	body, hit := s.cache.body(m.position)
-	if !hit {
-		var err error
-		if body, err = s.ledger.Inline(ctx, m.position, m.offset, uint64(m.wire), m.checksum); err != nil {
-			return 0, err
-		}
-	}
-	return write(w, body[offset:])
-}
-
-// readChunk is how many octets of a large message are read before they are
-// written: a block of the ledger's.
-const readChunk = 256 << 10
-
-func (s *Shard) readObject(ctx context.Context, m message, object string, offset uint64, w io.Writer) (uint64, error) {
-	r, err := s.ledger.OpenBody(ctx, object, uint64(m.wire), offset)
-	if err != nil {
-		return 0, err
-	}
-	defer r.Close()
-	buffer := make([]byte, min(readChunk, uint64(m.wire)-offset))
-	sum := uint64(0)
-	for {
-		n, err := r.Read(buffer)
-		written, failure := write(w, buffer[:n])
-		sum += written
-		switch {
-		case failure != nil:
-			return sum, failure
-		case errors.Is(err, io.EOF):
-			return sum, nil
-		case err != nil:
-			return sum, err
-		}
-	}
-}
-
-// write passes octets on. The writer's error is Canceled: nobody takes the
-// message any more.
-func write(w io.Writer, octets []byte) (uint64, error) {
-	if len(octets) == 0 {
-		return 0, nil
-	}
-	n, err := w.Write(octets)
-	if err == nil && n < len(octets) {
-		err = io.ErrShortWrite
-	}
-	if err != nil {
-		return uint64(n), &maildrop.Error{Op: "shard.write", Kind: maildrop.Canceled, Err: fmt.Errorf("the reader left: %w", err)}
-	}
-	return uint64(n), nil
 }

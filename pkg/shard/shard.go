@@ -1,57 +1,3 @@
-// Package shard is one shard of a region's mailboxes: the index in memory, the
-// ledger that it is worked out of, and the one goroutine that writes there.
-//
-//	Open, Resume ─▶ snapshot ─▶ Drop: List, Check ──▶ state (memory)
-//	                               Read ───────────▶ cache ─▶ ledger (object store)
-//	Deliver, Remove, PutAddress ─▶ queue ─▶ committer ─▶ ledger.Append ─▶ state.apply ─▶ answer
-//
-// A Shard implements maildrop.Service for the addresses whose hash names it;
-// that an address is one of them is its caller's to know.
-//
-// # Contract
-//
-//   - State changes only by ledger entries that are durable, in their order. A
-//     call that changes something returns nil after its entry was applied, so
-//     the next Open sees it.
-//   - Done is closed when a newer owner has begun, when it is not known whether
-//     an append was written, and after Close: from then on every call is
-//     NotOwner. Open the shard anew.
-//   - A session is a snapshot: a position of the ledger and an instant. Its token
-//     carries both under the ledger's secret, and counts for the shard's next owner
-//     as well. It lives 6 hours from its last Check, and never more than 20.
-//   - An owner that was replaced without its knowledge answers from its old state
-//     for a second at most: see confirm.
-//   - A message is not in a session that was opened after its retention had ended.
-//   - Memory: about 35 octets a message and 220 a mailbox; bodies that wait to be
-//     written, at most 64 MiB; the cache of bodies, Config.CacheBytes.
-//   - No lock is held while a password is verified or storage is waited for.
-//
-// # Decisions
-//
-//   - 2026-11-23: a snapshot is worked out (position, removals, instant) and not
-//     copied: an open session costs the shard nothing, and a token of about 100
-//     octets survives the shard's owner. Refused: a listing kept for each session.
-//   - 2026-11-23: the index keeps removed and expired messages for 24 hours, and no
-//     session lives that long. Refused: counting sessions, which a stateless
-//     session has nobody for.
-//   - 2026-11-23: a delivery's ID is remembered as 16 octets of a hash over mailbox
-//     and ID, in two generations of 24 hours each.
-//   - 2026-11-23: an empty hash in an address's entry means "as it was" and is
-//     resolved in the ledger's order, so a new password and a new access rule that
-//     are set at the same time cannot undo each other. "set", as Address tells
-//     of a hash, means the same: a record that was read may be put back.
-//   - 2026-11-23: a caller who leaves while its record waits takes it back and gets
-//     Canceled; Maybe is only for what is being written.
-//   - 2026-11-23: after ErrFenced the callers of that batch get NotOwner, for the
-//     ledger knows that nothing was written; after ErrBroken they get Maybe.
-//   - 2026-11-23: a read from storage does not fill the cache: mail is mostly
-//     fetched once. Fresh mail is there from its delivery on, until it is removed.
-//   - 2026-11-23: an owner that has proved nothing for a second asks the store, at
-//     Open, Check, Accept and Deliver, whether a fence stands behind its last object. Refused: asking
-//     etcd, which a region must do without for half an hour; and leases, which
-//     depend on clocks.
-//   - 2026-11-23: a changed password ends sessions at their next Check and not
-//     before; so does a changed primary address or a removed one.
 package shard
 
 import (
@@ -72,7 +18,7 @@ import (
 const (
 	defaultCache = 64 << 20 // octets
 	purgeEvery   = time.Hour
-	purgeAtOnce  = 256 // mailboxes under one lock
+	purgeAtOnce  = 16384 // messages, about, under one lock
 
 	// proofAge is how long an answer may rest on an earlier proof that no newer
 	// owner has begun, and proofTimeout how long the store may take to give one.
@@ -93,6 +39,14 @@ type Config struct {
 	Log        *slog.Logger // nil: none
 	Metrics    *Metrics     // nil: none
 	CacheBytes int64        // octets of bodies kept in memory; 0: 64 MiB, below 0: none
+	// Budget is for mail that waits to be written, one for all shards of a node;
+	// nil: one of its own.
+	Budget *Budget
+	// Repack has room for one token: the shard of a node that repacks holds it.
+	// nil: one of its own.
+	Repack chan struct{}
+	// Clock is the ledger's: see ledger.Config. nil: the machine's.
+	Clock func() time.Duration
 }
 
 // Prefix begins the keys of the shard's objects.
@@ -118,6 +72,9 @@ type Shard struct {
 	uploads chan struct{} // a token for each large body on its way
 
 	commits committer
+	cover   cover  // checkpoints
+	space   space  // what is stored
+	damage  damage // what is known to be damaged
 	born    time.Time
 	proved  atomic.Int64 // when nobody else owned the shard for certain, in nanoseconds since born
 	done    chan struct{}
@@ -126,11 +83,14 @@ type Shard struct {
 
 	mu     sync.RWMutex // guards what follows
 	state  *state
-	gauged [2]int // messages and addresses that the metrics know of
+	dirty  time.Time // when the first entry came that no checkpoint covers; zero: none did
+	gauged [2]int    // messages and addresses that the metrics know of
 }
 
-// Open takes a shard over: it replays its ledger and fences earlier owners. The
-// new epoch is at least the given one. Errors are those of ledger.Open. Close it.
+// Open takes a shard over: it loads its newest checkpoint, replays the ledger
+// from there and fences earlier owners. The new epoch is at least the given one.
+// Errors are those of ledger.Open. A store without any room is Full: an owner has to write
+// its fence before it may answer anything. Close it.
 func Open(ctx context.Context, config Config, epoch uint64) (*Shard, error) {
 	if err := config.Validate(); err != nil {
 		return nil, &maildrop.Error{Op: "shard.open", Kind: maildrop.Invalid, Err: err}
@@ -138,9 +98,15 @@ func Open(ctx context.Context, config Config, epoch uint64) (*Shard, error) {
 	s := newShard(config)
 	var err error
 	s.ledger, err = ledger.Open(ctx, ledger.Config{
-		Store: config.Store, Prefix: config.Prefix(), Owner: config.Node, Epoch: epoch, Log: s.log,
-	}, s.state.apply)
-	if err != nil {
+		Store: config.Store, Prefix: config.Prefix(), Owner: config.Node, Epoch: epoch, Log: s.log, Clock: config.Clock,
+	}, func() ledger.State {
+		s.state = newState()
+		return s.state
+	})
+	switch {
+	case err != nil && maildrop.KindOf(err) == maildrop.Full:
+		return nil, failed("shard.take_over", fmt.Errorf("the store has no room for the fence that a new owner must write: %w", err))
+	case err != nil:
 		return nil, failed("shard.take_over", err)
 	}
 	s.config.Metrics.replay(s.ledger.Stats().Records)
@@ -155,28 +121,43 @@ func newShard(config Config) *Shard {
 	if config.CacheBytes == 0 {
 		config.CacheBytes = defaultCache
 	}
+	if config.Budget == nil {
+		config.Budget = NewBudget(0)
+	}
+	if config.Repack == nil {
+		config.Repack = make(chan struct{}, 1)
+	}
+	now := time.Now()
 	return &Shard{
 		config:  config,
 		log:     config.Log.With("shard", config.Number),
 		cache:   newCache(config.CacheBytes, config.Metrics),
 		uploads: make(chan struct{}, maxUploads),
 		done:    make(chan struct{}),
-		state:   newState(),
-		born:    time.Now(),
+		cover:   cover{due: make(chan struct{}, 1), newest: now},
+		space:   newSpace(now),
+		born:    now,
+		dirty:   now, // at least the fence
 	}
 }
 
 func (s *Shard) start() {
-	s.commits = committer{append: s.ledger.Append, applied: s.applied, known: s.known, log: s.log, metrics: s.config.Metrics}
-	s.commits.start()
+	s.commits = committer{
+		append: s.ledger.Append, applied: s.applied, known: s.known, tail: s.ledger.Tail,
+		log: s.log, metrics: s.config.Metrics, budget: s.config.Budget,
+	}
+	s.commits.start(s.ledger.Last() + 1)
 	s.purge(time.Now())
 	var ctx context.Context
 	ctx, s.abort = context.WithCancel(context.Background())
 	s.loops.Go(func() {
 		s.commits.run(ctx)
 		close(s.done)
+		s.abort()
 	})
 	s.loops.Go(s.purging)
+	s.loops.Go(func() { s.covering(ctx) })
+	s.loops.Go(func() { s.cleaning(ctx) })
 }
 
 // Epoch is the epoch that this ownership began.
@@ -223,6 +204,14 @@ func (s *Shard) confirm(ctx context.Context, op string) error {
 	if time.Since(s.born)-time.Duration(s.proved.Load()) < proofAge {
 		return nil
 	}
+	if err := s.ask(ctx); errors.Is(err, ledger.ErrFenced) {
+		return failed(op, err)
+	}
+	return nil
+}
+
+// ask asks the store whether there is a newer owner: ErrFenced.
+func (s *Shard) ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
 	asked := time.Since(s.born)
@@ -232,9 +221,8 @@ func (s *Shard) confirm(ctx context.Context, op string) error {
 		s.proved.Store(int64(asked))
 	case errors.Is(err, ledger.ErrFenced):
 		s.commits.stop()
-		return failed(op, err)
 	}
-	return nil
+	return err
 }
 
 // failed puts an operation's name on an error and keeps all that others
@@ -257,7 +245,7 @@ func (s *Shard) applied(entries []ledger.Entry, drafts []ledger.Draft) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, e := range entries {
-		if err := s.state.apply(e); err != nil {
+		if err := s.state.Apply(e); err != nil {
 			return err
 		}
 		switch r := e.Record.(type) {
@@ -268,6 +256,12 @@ func (s *Shard) applied(entries []ledger.Entry, drafts []ledger.Draft) error {
 		case *ledger.Removal:
 			s.cache.forget(r.Messages)
 		}
+	}
+	if s.dirty.IsZero() {
+		s.dirty = time.Now()
+	}
+	if s.ledger.Tail() >= tailDue {
+		s.cover.wake()
 	}
 	s.gauge(s.state.messages, s.state.addresses)
 	s.proved.Store(int64(time.Since(s.born))) // the append was
@@ -280,14 +274,14 @@ func (s *Shard) gauge(messages, addresses int) {
 	s.gauged = [2]int{messages, addresses}
 }
 
-func (s *Shard) known(key delivery) bool {
+func (s *Shard) known(key delivery) (bool, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.state.repeats.has(key, seconds(time.Now()))
+	return s.state.repeated(key, seconds(time.Now()))
 }
 
-// record finds an address's record, or nil.
-func (s *Shard) record(address maildrop.Address) *record {
+// record finds an address's record.
+func (s *Shard) record(address maildrop.Address) (record, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.state.record(address)
@@ -306,32 +300,21 @@ func (s *Shard) purging() {
 	}
 }
 
-// purge forgets what no session can hold any more, a few mailboxes at a time.
+// purge forgets what no session can hold any more, a few messages under one
+// lock. A map may be changed between two steps through it.
 func (s *Shard) purge(now time.Time) {
-	addresses := s.mailboxes()
-	for len(addresses) > 0 {
-		n := min(len(addresses), purgeAtOnce)
-		s.purgeSome(addresses[:n], now)
-		addresses = addresses[n:]
-	}
-}
-
-func (s *Shard) mailboxes() []maildrop.Address {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	addresses := make([]maildrop.Address, 0, len(s.state.mailboxes))
-	for address := range s.state.mailboxes {
-		addresses = append(addresses, address)
-	}
-	return addresses
-}
-
-func (s *Shard) purgeSome(addresses []maildrop.Address, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, address := range addresses {
-		s.state.purge(address, now)
+	looked := 0
+	for n, box := range s.state.mailboxes {
+		looked += 8 + len(box.messages)
+		s.state.purge(n, now)
+		if looked >= purgeAtOnce {
+			s.gauge(s.state.messages, s.state.addresses)
+			s.mu.Unlock()
+			looked = 0
+			s.mu.Lock()
+		}
 	}
-	s.state.repeats.turn(seconds(now))
 	s.gauge(s.state.messages, s.state.addresses)
 }

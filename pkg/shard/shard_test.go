@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -46,8 +47,11 @@ func localRules() *maildroptest.Rules {
 }
 
 func testConfig(store blob.Store) Config {
-	return Config{Region: "eu", Number: 7, Node: "eu-mailbox-1", Store: store, Rules: localRules(), Verify: plain}
+	return Config{Region: "eu", Number: 7, Node: "eu-mailbox-1", Store: store, Rules: localRules(), Verify: plain, Clock: wallClock}
 }
+
+// wallClock is the bubble's in a test with fake time.
+func wallClock() time.Duration { return time.Duration(time.Now().UnixNano()) }
 
 func open(t testing.TB, config Config) *Shard {
 	t.Helper()

@@ -32,7 +32,7 @@ func (s *state) holds(snap snapshot, m *message) bool {
 
 // each calls f with the snapshot's messages in order of arrival.
 func (s *state) each(snap snapshot, f func(*message)) {
-	box := s.mailboxes[snap.address]
+	box := s.box(snap.address)
 	if box == nil {
 		return
 	}
@@ -78,13 +78,13 @@ func (s *state) list(snap snapshot) []maildrop.Entry {
 
 // find finds the snapshot's message of a unique-id, or nil.
 func (s *state) find(snap snapshot, uid maildrop.UID) *message {
-	box := s.mailboxes[snap.address]
-	position, ok := s.imported[importedUID{snap.address, uid}]
-	if !ok {
-		position, ok = s.minted(uid)
-	}
-	if box == nil || !ok {
+	box := s.box(snap.address)
+	if box == nil {
 		return nil
+	}
+	position, ok := s.minted(uid)
+	if !ok {
+		position = s.imports[s.uidHash(snap.address, uid)].position
 	}
 	m := box.message(position)
 	if m == nil || !s.holds(snap, m) || s.uid(m) != uid {

@@ -1,10 +1,12 @@
 package shard
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math"
-	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/postern-pop/postern/pkg/ledger"
@@ -16,49 +18,27 @@ import (
 const keepRemoved = 24 * time.Hour
 
 // state is a shard's index: all that the ledger says, worked out. It is pure:
-// no clock, no I/O, no lock. The same entries make the same state wherever they are
-// replayed.
+// no clock and no I/O. The same entries make the same state wherever they are
+// replayed, also over a checkpoint that has seen some of them before: each
+// application is idempotent (see checkpoint.go).
 type state struct {
 	identity  uint32          // of the ledger; UIDs are made of it
-	epoch     uint64          // of the last fence
+	key       [32]byte        // of the hashes below: made of the ledger's secret
 	last      ledger.Position // of the last entry: a session opened now sees what stands up to here
-	mailboxes map[maildrop.Address]*mailbox
+	mailboxes map[name]*mailbox
 	addresses int // mailboxes that have a record
 	messages  int // in all mailboxes
 
 	removals map[ledger.Position]removal // of messages marked removed, for keepRemoved
 	objects  map[ledger.Position]string  // of messages whose body is an object of its own
 	uids     map[ledger.Position]maildrop.UID
-	imported map[importedUID]ledger.Position // uids the other way round
-	repeats  repeats
-	texts    map[string]*string // one copy of texts that many records share
+	imports  map[uint64]imported // by hash of mailbox and UID, for ever: no UID is used twice
+	packs    packs
+	domains  domains
+	commons  map[common]*common // one copy of what many records share
+
+	loading sync.Mutex // held where Load, of several goroutines, changes the state
 }
-
-// mailbox is what is known of one address.
-type mailbox struct {
-	record   *record   // nil: no such address, or not any more; never changed, only replaced
-	messages []message // in order of arrival, which is the order of positions
-}
-
-// message is one message of a mailbox: 32 octets, for there are many.
-type message struct {
-	position ledger.Position
-	size     uint32 // octets without dot-stuffing: what LIST says
-	wire     uint32 // octets of the body
-	offset   uint32 // of an inline body in its object
-	checksum uint32 // of an inline body
-	received uint32 // Unix time in seconds
-	class    maildrop.Class
-	flags    flags
-}
-
-type flags uint8
-
-const (
-	flagRemoved  flags = 1 << iota // removals has the rest
-	flagObject                     // objects names the body
-	flagImported                   // uids has the unique-id
-)
 
 // removal says since when a message is gone.
 type removal struct {
@@ -66,13 +46,11 @@ type removal struct {
 	time uint32 // Unix time in seconds
 }
 
-type importedUID struct {
-	mailbox maildrop.Address
-	uid     maildrop.UID
+// imported is what is remembered of a unique-id that came with its message.
+type imported struct {
+	position ledger.Position
+	repeat   uint64 // hash of the delivery's ID
 }
-
-// maxWire is the largest body that the index has room for.
-const maxWire = math.MaxUint32
 
 var (
 	errOrder  = errors.New("the entry is not newer than the one before")
@@ -81,31 +59,39 @@ var (
 
 func newState() *state {
 	return &state{
-		mailboxes: make(map[maildrop.Address]*mailbox),
+		mailboxes: make(map[name]*mailbox),
 		removals:  make(map[ledger.Position]removal),
 		objects:   make(map[ledger.Position]string),
 		uids:      make(map[ledger.Position]maildrop.UID),
-		imported:  make(map[importedUID]ledger.Position),
-		texts:     make(map[string]*string),
+		imports:   make(map[uint64]imported),
+		packs:     newPacks(),
+		domains:   domains{numbers: make(map[string]uint32)},
+		commons:   make(map[common]*common),
 	}
 }
 
-// apply takes the ledger's next entry in. An error means that the ledger
+// Apply takes the ledger's next entry in. An error means that the ledger
 // and this program don't fit together; the state is then as it was.
-func (s *state) apply(e ledger.Entry) error {
+func (s *state) Apply(e ledger.Entry) error {
+	if fence, ok := e.Record.(*ledger.Fence); ok && e.Position == 0 { // the one in force at a checkpoint
+		s.fence(fence)
+		return nil
+	}
 	if e.Position <= s.last {
 		return fmt.Errorf("%s after %s: %w", e.Position, s.last, errOrder)
 	}
 	var err error
 	switch r := e.Record.(type) {
 	case *ledger.Fence:
-		s.identity, s.epoch = r.Ledger, r.Epoch
+		s.fence(r)
 	case *ledger.Delivery:
 		err = s.deliver(e, r)
 	case *ledger.Removal:
 		s.remove(e.Position, r)
 	case *ledger.Address:
 		s.put(e.Position, r)
+	case *ledger.Pack:
+		err = s.pack(r)
 	default:
 		err = fmt.Errorf("%T: %w", e.Record, errRecord)
 	}
@@ -115,54 +101,50 @@ func (s *state) apply(e ledger.Entry) error {
 	return err
 }
 
+func (s *state) fence(f *ledger.Fence) { s.identity, s.key = f.Ledger, hashKey(f.Secret) }
+
+// hashKey keeps the secret's other uses apart from the index's hashes.
+func hashKey(secret [32]byte) [32]byte {
+	return sha256.Sum256(append([]byte("postern index hashes\x00"), secret[:]...))
+}
+
 func (s *state) deliver(e ledger.Entry, d *ledger.Delivery) error {
 	m := message{
 		position: e.Position, size: uint32(d.Size), wire: uint32(d.Wire), offset: e.Offset,
-		checksum: d.Checksum, received: seconds(d.Received), class: maildrop.Class(d.Class),
-	}
-	if d.Wire > maxWire || d.Size > maxWire || int(m.class) >= len(retention) || m.class == maildrop.ClassNone {
-		return fmt.Errorf("%s: delivery of %d octets, %s: %w", e.Position, d.Wire, m.class, errRecord)
+		received: seconds(d.Received), class: maildrop.Class(d.Class),
 	}
 	address := maildrop.Address(d.Mailbox)
+	if d.Wire > maxWire || d.Size > maxWire || !kept(m.class) {
+		return fmt.Errorf("%s: delivery of %d octets, %s: %w", e.Position, d.Wire, m.class, errRecord)
+	}
+	box := s.mailbox(address)
+	if n := len(box.messages); n > 0 && box.messages[n-1].position >= e.Position {
+		return nil // the checkpoint has it
+	}
+	m.repeat = s.repeat(address, d.ID)
 	if d.Object != "" {
 		m.flags |= flagObject
-		s.objects[e.Position] = d.Object
+		s.objects[e.Position] = strings.Clone(d.Object)
 	}
 	if d.UID != "" {
 		m.flags |= flagImported
-		s.uids[e.Position] = maildrop.UID(d.UID)
-		s.imported[importedUID{address, maildrop.UID(d.UID)}] = e.Position
+		s.uids[e.Position] = maildrop.UID(strings.Clone(d.UID))
+		s.imports[s.uidHash(address, maildrop.UID(d.UID))] = imported{position: e.Position, repeat: m.repeat}
 	}
-	box := s.mailbox(address)
 	box.add(m)
 	s.messages++
-	s.repeats.add(repeatKey(address, d.ID), m.received)
 	return nil
 }
 
-// mailbox finds an address's mailbox, or begins one.
-func (s *state) mailbox(address maildrop.Address) *mailbox {
-	box := s.mailboxes[address]
-	if box == nil {
-		box = &mailbox{}
-		s.mailboxes[address] = box
-	}
-	return box
-}
-
-// add appends a message. Room grows by an eighth and not by half or more, for
-// memory is what a node runs out of first.
-func (b *mailbox) add(m message) {
-	if n := len(b.messages); n == cap(b.messages) {
-		b.messages = append(make([]message, 0, n+n/8+1), b.messages...)
-	}
-	b.messages = append(b.messages, m)
+// kept reports whether there is such a class of messages.
+func kept(class maildrop.Class) bool {
+	return int(class) < len(retention) && class != maildrop.ClassNone
 }
 
 // remove marks messages. One that is gone already keeps its first removal; one
 // that isn't known any more was removed long ago.
 func (s *state) remove(at ledger.Position, r *ledger.Removal) {
-	box := s.mailboxes[maildrop.Address(r.Mailbox)]
+	box := s.box(maildrop.Address(r.Mailbox))
 	if box == nil {
 		return
 	}
@@ -174,27 +156,10 @@ func (s *state) remove(at ledger.Position, r *ledger.Removal) {
 	}
 }
 
-// message finds the message at a position, or nil.
-func (b *mailbox) message(position ledger.Position) *message {
-	i, found := slices.BinarySearchFunc(b.messages, position, func(m message, p ledger.Position) int {
-		switch {
-		case m.position < p:
-			return -1
-		case m.position > p:
-			return 1
-		}
-		return 0
-	})
-	if !found {
-		return nil
-	}
-	return &b.messages[i]
-}
-
 // purge forgets what no session can hold any more: messages that were removed
 // or have expired before now less keepRemoved. It returns how many.
-func (s *state) purge(address maildrop.Address, now time.Time) int {
-	box := s.mailboxes[address]
+func (s *state) purge(n name, now time.Time) int {
+	box := s.mailboxes[n]
 	if box == nil {
 		return 0
 	}
@@ -207,12 +172,17 @@ func (s *state) purge(address maildrop.Address, now time.Time) int {
 	}
 	s.messages -= dead
 	if dead > 0 {
-		s.drop(address, box, before, len(box.messages)-dead)
+		s.drop(box, before, len(box.messages)-dead)
 	}
-	if len(box.messages) == 0 && box.record == nil {
-		delete(s.mailboxes, address)
-	}
+	s.tidy(n, box)
 	return dead
+}
+
+// tidy ends a mailbox that has nothing in it.
+func (s *state) tidy(n name, box *mailbox) {
+	if len(box.messages) == 0 && !box.record.exists() {
+		delete(s.mailboxes, n)
+	}
 }
 
 func (s *state) dead(m *message, before int64) bool {
@@ -223,7 +193,7 @@ func (s *state) dead(m *message, before int64) bool {
 }
 
 // drop rebuilds a mailbox's messages at their right size.
-func (s *state) drop(address maildrop.Address, box *mailbox, before int64, left int) {
+func (s *state) drop(box *mailbox, before int64, left int) {
 	kept := make([]message, 0, left)
 	for i := range box.messages {
 		m := &box.messages[i]
@@ -231,20 +201,13 @@ func (s *state) drop(address maildrop.Address, box *mailbox, before int64, left 
 			kept = append(kept, *m)
 			continue
 		}
-		if m.flags&flagImported != 0 {
-			delete(s.imported, importedUID{address, s.uids[m.position]})
+		if m.flags != 0 { // most have none: no maps are asked
 			delete(s.uids, m.position)
+			delete(s.objects, m.position)
+			delete(s.removals, m.position)
 		}
-		delete(s.objects, m.position)
-		delete(s.removals, m.position)
 	}
-	box.messages = slices.Clip(kept)
-}
-
-// expires is the Unix time in seconds from which on the message is not shown
-// any more.
-func (m *message) expires() int64 {
-	return int64(m.received) + retention[m.class]
+	box.messages = kept
 }
 
 // retention is each class's in seconds; deliver takes no other class.

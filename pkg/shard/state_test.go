@@ -3,7 +3,6 @@ package shard
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -28,10 +27,15 @@ type machine struct {
 
 	boxes    map[maildrop.Address][]*modelMessage
 	exists   map[maildrop.Address]bool
-	recent   map[delivery]time.Time
+	recent   map[modelID]time.Time
 	sessions []modelSession
 	uids     map[maildrop.UID]*modelMessage // of all times
 	serial   int
+}
+
+type modelID struct {
+	mailbox maildrop.Address
+	id      [16]byte
 }
 
 type modelMessage struct {
@@ -47,9 +51,11 @@ type modelSession struct {
 }
 
 func (m *machine) reopen(t *rapid.T) {
-	m.state = newState()
 	var err error
-	m.ledger, err = ledger.Open(m.ctx, ledger.Config{Store: m.store, Prefix: "eu/shard-0001", Owner: "test"}, m.state.apply)
+	m.ledger, err = ledger.Open(m.ctx, ledger.Config{Store: m.store, Prefix: "eu/shard-0001", Owner: "test"}, func() ledger.State {
+		m.state = newState()
+		return m.state
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +67,7 @@ func (m *machine) append(t *rapid.T, drafts ...ledger.Draft) []ledger.Entry {
 		t.Fatal(err)
 	}
 	for _, e := range entries {
-		if err := m.state.apply(e); err != nil {
+		if err := m.state.Apply(e); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -80,16 +86,15 @@ func (m *machine) Deliver(t *rapid.T) {
 	var boxes []maildrop.Address
 	for range rapid.IntRange(1, 3).Draw(t, "messages") {
 		address, id := drawAddress(t), [16]byte{rapid.ByteMax(40).Draw(t, "id")}
-		key := repeatKey(address, id)
+		key := modelID{address, id}
 		last, repeated := m.recent[key]
 		repeated = repeated && m.now.Sub(last) < 24*time.Hour
-		if got := m.state.repeats.has(key, seconds(m.now)); got != repeated && !slices.Contains(boxes, address) {
+		if got, _ := m.state.repeated(delivery{mailbox: address, repeat: m.state.repeat(address, id)}, seconds(m.now)); got != repeated && !slices.Contains(boxes, address) {
 			t.Fatalf("the delivery is a repetition: %v, want %v", got, repeated)
 		}
 		if repeated {
 			continue
 		}
-		m.recent[key] = m.now
 		m.serial++
 		body := []byte(strings.Repeat("x", m.serial%50) + "\r\n")
 		d := &ledger.Delivery{
@@ -98,6 +103,9 @@ func (m *machine) Deliver(t *rapid.T) {
 		}
 		if rapid.IntRange(0, 9).Draw(t, "imported") == 0 {
 			d.UID = fmt.Sprintf("imported-%d", m.serial)
+			d.ID = maildrop.RandomID()
+		} else {
+			m.recent[key] = m.now
 		}
 		drafts, boxes = append(drafts, ledger.Draft{Record: d, Body: body}), append(boxes, address)
 	}
@@ -180,10 +188,9 @@ func (m *machine) Check(t *rapid.T) {
 
 // Purge forgets what nobody can see.
 func (m *machine) Purge(*rapid.T) {
-	for _, address := range slices.Collect(maps.Keys(m.state.mailboxes)) {
-		m.state.purge(address, m.now)
+	for n := range m.state.mailboxes {
+		m.state.purge(n, m.now)
 	}
-	m.state.repeats.turn(seconds(m.now))
 }
 
 // Reopen is a crash and a new owner.
@@ -195,13 +202,13 @@ func (m *machine) verify(t *rapid.T) {
 	for _, address := range machineAddresses {
 		snap := m.state.snapshot(address, m.now)
 		m.same(t, "a new session", snap, m.expect(address))
-		if (m.state.record(address) != nil) != m.exists[address] {
+		if _, exists := m.state.record(address); exists != m.exists[address] {
 			t.Fatalf("%s exists: %v, want %v", address, !m.exists[address], m.exists[address])
 		}
 		if m.exists[address] {
 			addresses++
 		}
-		if box := m.state.mailboxes[address]; box != nil {
+		if box := m.state.box(address); box != nil {
 			messages += len(box.messages)
 		}
 	}
@@ -239,7 +246,7 @@ func TestStateIsTheModel(t *testing.T) {
 		m := &machine{
 			ctx: context.Background(), store: blobtest.NewMemory(), now: time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC),
 			boxes: make(map[maildrop.Address][]*modelMessage), exists: make(map[maildrop.Address]bool),
-			recent: make(map[delivery]time.Time), uids: make(map[maildrop.UID]*modelMessage),
+			recent: make(map[modelID]time.Time), uids: make(map[maildrop.UID]*modelMessage),
 		}
 		m.reopen(t)
 		t.Repeat(map[string]func(*rapid.T){
@@ -254,22 +261,21 @@ func TestPurgeForgetsEverything(t *testing.T) {
 	s := newState()
 	now := time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC)
 	for i := range uint64(10) {
-		ok(t, s.apply(ledger.Entry{Position: ledger.At(i+1, 0), Record: &ledger.Delivery{
+		ok(t, s.Apply(ledger.Entry{Position: ledger.At(i+1, 0), Record: &ledger.Delivery{
 			Mailbox: string(anna), UID: fmt.Sprint("uid", i), ID: [16]byte{byte(i)}, Class: 2, Received: now, Size: 1, Wire: 1, Object: "large"}}))
 	}
-	ok(t, s.apply(ledger.Entry{Position: ledger.At(11, 0), Record: &ledger.Removal{Mailbox: string(anna), Messages: []ledger.Position{ledger.At(3, 0)}, Time: now}}))
+	ok(t, s.Apply(ledger.Entry{Position: ledger.At(11, 0), Record: &ledger.Removal{Mailbox: string(anna), Messages: []ledger.Position{ledger.At(3, 0)}, Time: now}}))
 	for _, c := range []struct {
 		after time.Duration
 		dead  int
 	}{
 		{24*time.Hour - time.Second, 0}, {24 * time.Hour, 1}, {6*24*time.Hour - time.Second, 0}, {6 * 24 * time.Hour, 9},
 	} {
-		if got := s.purge(anna, now.Add(c.after)); got != c.dead {
+		if got := s.purge(s.name(anna), now.Add(c.after)); got != c.dead {
 			t.Errorf("after %v %d messages are forgotten, want %d", c.after, got, c.dead)
 		}
 	}
-	s.repeats.turn(seconds(now.Add(49 * time.Hour)))
-	if left := len(s.mailboxes) + len(s.removals) + len(s.objects) + len(s.uids) + len(s.imported) + len(s.repeats.young) + len(s.repeats.old) + s.messages; left != 0 {
+	if left := len(s.mailboxes) + len(s.removals) + len(s.objects) + len(s.uids) + s.messages; left != 0 || len(s.imports) != 10 {
 		t.Errorf("%d things are left: %+v", left, s)
 	}
 }
@@ -289,10 +295,10 @@ func TestStateRefusesWhatItCantBe(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newState()
-			ok(t, s.apply(ledger.Entry{Position: ledger.At(5, 0), Record: fine()}))
+			ok(t, s.Apply(ledger.Entry{Position: ledger.At(5, 0), Record: fine()}))
 			bad := fine()
 			c.change(bad)
-			if err := s.apply(ledger.Entry{Position: c.position, Record: bad}); err == nil {
+			if err := s.Apply(ledger.Entry{Position: c.position, Record: bad}); err == nil {
 				t.Error("taken")
 			}
 			if s.last != ledger.At(5, 0) || s.messages != 1 {

@@ -1,0 +1,593 @@
+package shard
+
+import (
+	"encoding/binary"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/postern-pop/postern/pkg/ledger"
+	"github.com/postern-pop/postern/pkg/maildrop"
+)
+
+// A checkpoint's part, version 1. Numbers are little-endian, a text is its
+// length (2) and its octets.
+//
+//	┌─────────┬─────────┬─────────┬─────┐
+//	│ version │ section │ section │  …  │   until the part's end
+//	└─────────┴─────────┴─────────┴─────┘
+//	 1         kind 1, content
+//
+//	h  head      position of the last entry that it covers 8
+//	m  mailbox   local part, domain (texts), 0 or 1 and a record, count 4,
+//	             count × message, then for each message in turn what its flags say:
+//	             removed: position 8, time 4; object: its name; imported: its UID
+//	   record    revision 8, credentials 8, changed 4, access 1, secret 48,
+//	             account, hash, primary (texts), count of groups 2, groups (texts)
+//	   message   position 8, repeat 8, size 4, wire 4, offset 4, received 4,
+//	             pack 4, class 1, flags 1
+//	i  imports   count 4, count × (hash 8, position 8, repeat 8)
+//	p  packs     next number 4, count 4, count × (number 4, class 1,
+//	             messages 4, object's name)
+//
+// A mailbox of many messages is cut into several sections, in any parts; the
+// first one has the record. A state takes its parts in any order.
+//
+// # Fuzzy, and why that does no harm
+//
+// The state goes on changing while it is written down, between two chunks.
+// What is written is a mixture: each piece as it was at some moment after the head.
+// All entries after the head's position are replayed over it, in their order:
+//
+//   - A message is appended once: a delivery up to the mailbox's last position is
+//     skipped. A mailbox's pieces are written in order, and nothing is ever inserted
+//     among its messages.
+//   - The first removal of a message stands.
+//   - Places, records and UIDs: whatever the piece had seen comes again, in order,
+//     up to what it had seen last.
+//   - The packs and the UIDs are written last: what a message names is there.
+const checkpointVersion = 1
+
+const (
+	sectionHead    = 'h'
+	sectionMailbox = 'm'
+	sectionImports = 'i'
+	sectionPacks   = 'p'
+
+	messageOctets = 38
+	importOctets  = 24
+)
+
+// chunks say how a state is cut.
+type chunks struct {
+	part    int // a part ends when it has so many octets
+	segment int // messages of one mailbox at once
+	extras  int // octets of what their flags say
+	locked  int // messages, about, under one lock: below a millisecond
+}
+
+// usualChunks leave room in a part of ledger.MaxPart for the longest section.
+var usualChunks = chunks{part: 5 << 20, segment: 16384, extras: 1 << 20, locked: 16384} //nolint:gochecknoglobals // a constant
+
+// parts writes the state down for a checkpoint up to the position last, which was the
+// state's a moment ago. lock guards the state; it is not held while a part is
+// being yielded, nor for long at a time. A part may be reused after its yield.
+func (s *state) parts(last ledger.Position, lock sync.Locker, cut chunks) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		lock.Lock()
+		defer lock.Unlock()
+		e := &encoder{state: s, lock: lock, cut: cut, yield: yield, part: []byte{checkpointVersion}}
+		e.head(last)
+		if e.mailboxes() && e.imports() && e.packs() {
+			e.flush()
+		}
+	}
+}
+
+// encoder writes one checkpoint.
+type encoder struct {
+	state *state
+	lock  sync.Locker
+	cut   chunks
+	yield func([]byte, error) bool
+	part  []byte
+	done  int // messages since the lock was taken, about
+}
+
+// rest lets others at the state when it is time, and hands a full part over. It
+// reports whether to go on.
+func (e *encoder) rest(messages int) bool {
+	e.done += messages
+	switch {
+	case len(e.part) >= e.cut.part:
+		return e.flush()
+	case e.done >= e.cut.locked:
+		e.lock.Unlock()
+		e.lock.Lock()
+		e.done = 0
+	}
+	return true
+}
+
+func (e *encoder) flush() bool {
+	e.lock.Unlock()
+	defer e.lock.Lock()
+	more := e.yield(e.part, nil)
+	e.part, e.done = append(e.part[:0], checkpointVersion), 0
+	return more
+}
+
+func (e *encoder) head(last ledger.Position) {
+	e.part = binary.LittleEndian.AppendUint64(append(e.part, sectionHead), uint64(last))
+}
+
+// mailboxes writes all that are there from now on to the end; a map may be
+// changed between two steps through it.
+func (e *encoder) mailboxes() bool {
+	for n, box := range e.state.mailboxes {
+		if !e.mailbox(n, box) {
+			return false
+		}
+	}
+	return true
+}
+
+func (e *encoder) mailbox(n name, box *mailbox) bool {
+	for after := ledger.Position(0); box != nil; box = e.state.mailboxes[n] {
+		from, _ := box.search(after + 1)
+		count := e.fits(box.messages[from:])
+		if after == 0 || count > 0 {
+			e.segment(n, box.messages[from:from+count], box.record, after == 0)
+		}
+		if from+count == len(box.messages) {
+			return e.rest(count + 8)
+		}
+		after = box.messages[from+count-1].position
+		if !e.rest(count + 8) {
+			return false
+		}
+	}
+	return true
+}
+
+// fits is how many messages make the next section.
+func (e *encoder) fits(messages []message) int {
+	n, extras := min(len(messages), e.cut.segment), 0
+	for i := range messages[:n] {
+		if messages[i].flags != 0 {
+			extras += extraOctets
+		}
+		if extras > e.cut.extras {
+			return max(i, 1)
+		}
+	}
+	return n
+}
+
+// extraOctets is the most that a message's flags add.
+const extraOctets = 12 + 2 + 64 + 2 + 70
+
+func (e *encoder) segment(n name, messages []message, r record, first bool) {
+	b := append(e.part, sectionMailbox)
+	local, domain := e.state.split(n)
+	b = appendText(appendText(b, local), domain)
+	if first && r.exists() {
+		b = appendRecord(append(b, 1), &r)
+	} else {
+		b = append(b, 0)
+	}
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(messages)))
+	b = slices.Grow(b, len(messages)*messageOctets)
+	for i := range messages {
+		b = appendMessage(b, &messages[i])
+	}
+	for i := range messages {
+		if messages[i].flags != 0 {
+			b = e.state.appendExtras(b, &messages[i])
+		}
+	}
+	e.part = b
+}
+
+func appendMessage(b []byte, m *message) []byte {
+	var raw [messageOctets]byte
+	binary.LittleEndian.PutUint64(raw[0:], uint64(m.position))
+	binary.LittleEndian.PutUint64(raw[8:], m.repeat)
+	binary.LittleEndian.PutUint32(raw[16:], m.size)
+	binary.LittleEndian.PutUint32(raw[20:], m.wire)
+	binary.LittleEndian.PutUint32(raw[24:], m.offset)
+	binary.LittleEndian.PutUint32(raw[28:], m.received)
+	binary.LittleEndian.PutUint32(raw[32:], m.pack)
+	raw[36], raw[37] = byte(m.class), byte(m.flags)
+	return append(b, raw[:]...)
+}
+
+func (s *state) appendExtras(b []byte, m *message) []byte {
+	if m.flags&flagRemoved != 0 {
+		r := s.removals[m.position]
+		b = binary.LittleEndian.AppendUint64(b, uint64(r.at))
+		b = binary.LittleEndian.AppendUint32(b, r.time)
+	}
+	if m.flags&flagObject != 0 {
+		b = appendText(b, s.objects[m.position])
+	}
+	if m.flags&flagImported != 0 {
+		b = appendText(b, string(s.uids[m.position]))
+	}
+	return b
+}
+
+func appendRecord(b []byte, r *record) []byte {
+	b = binary.LittleEndian.AppendUint64(b, uint64(r.revision))
+	b = binary.LittleEndian.AppendUint64(b, uint64(r.credentials))
+	b = binary.LittleEndian.AppendUint32(b, r.changed)
+	b = append(append(b, byte(r.access)), r.secret[:]...)
+	b = appendText(appendText(b, r.common.account), r.common.hash)
+	groups := []string(nil)
+	if r.alias != nil {
+		groups = r.alias.groups
+	}
+	b = appendText(b, string(r.primary()))
+	b = binary.LittleEndian.AppendUint16(b, uint16(len(groups)))
+	for _, group := range groups {
+		b = appendText(b, group)
+	}
+	return b
+}
+
+// appendText writes a text of at most ledger.MaxText octets, as all are that come
+// out of a ledger.
+func appendText(b []byte, text string) []byte {
+	return append(binary.LittleEndian.AppendUint16(b, uint16(len(text))), text...)
+}
+
+// imports writes the UIDs in sections of so many as messages are.
+func (e *encoder) imports() bool {
+	at, count := e.open(sectionImports), uint32(0)
+	for hash, one := range e.state.imports {
+		b := binary.LittleEndian.AppendUint64(e.part, hash)
+		b = binary.LittleEndian.AppendUint64(b, uint64(one.position))
+		e.part = binary.LittleEndian.AppendUint64(b, one.repeat)
+		if count++; int(count) == e.cut.segment {
+			e.close(at, count)
+			if !e.rest(int(count)) {
+				return false
+			}
+			at, count = e.open(sectionImports), 0
+		}
+	}
+	e.close(at, count)
+	return e.rest(int(count))
+}
+
+func (e *encoder) packs() bool {
+	p := &e.state.packs
+	e.part = binary.LittleEndian.AppendUint32(append(e.part, sectionPacks), p.next)
+	at, count := len(e.part), uint32(0)
+	e.part = append(e.part, 0, 0, 0, 0)
+	for number, one := range p.table {
+		b := binary.LittleEndian.AppendUint32(e.part, number)
+		b = binary.LittleEndian.AppendUint32(append(b, byte(one.class)), one.messages)
+		e.part = appendText(b, one.object)
+		if count++; int(count) == e.cut.segment {
+			e.close(at, count)
+			if !e.rest(int(count)) {
+				return false
+			}
+			e.part = binary.LittleEndian.AppendUint32(append(e.part, sectionPacks), p.next)
+			at, count = len(e.part), 0
+			e.part = append(e.part, 0, 0, 0, 0)
+		}
+	}
+	e.close(at, count)
+	return e.rest(int(count))
+}
+
+// open begins a section whose count is not known yet; close fills it in.
+func (e *encoder) open(kind byte) (at int) {
+	e.part = append(e.part, kind, 0, 0, 0, 0)
+	return len(e.part) - 4
+}
+
+func (e *encoder) close(at int, count uint32) {
+	binary.LittleEndian.PutUint32(e.part[at:], count)
+}
+
+var errPart = fmt.Errorf("the part makes no sense: %w", ledger.ErrCorrupt)
+
+// Load takes one part of a checkpoint in. It may be called by several
+// goroutines at once, before the first Apply; most of the work is done side by side.
+func (s *state) Load(part []byte) error {
+	r := &partReader{b: part}
+	if r.u8() != checkpointVersion {
+		return fmt.Errorf("version: %w", errPart)
+	}
+	for len(r.b) > 0 && !r.bad {
+		switch kind := r.u8(); kind {
+		case sectionHead:
+			s.loadHead(r)
+		case sectionMailbox:
+			s.loadMailbox(r)
+		case sectionImports:
+			s.loadImports(r)
+		case sectionPacks:
+			s.loadPacks(r)
+		default:
+			r.bad = true
+		}
+	}
+	if r.bad {
+		return fmt.Errorf("octet %d: %w", len(part)-len(r.b), errPart)
+	}
+	return nil
+}
+
+func (s *state) loadHead(r *partReader) {
+	s.loading.Lock()
+	defer s.loading.Unlock()
+	s.last = ledger.Position(r.u64())
+}
+
+// loadedBox is a section of a mailbox, read and not yet taken in.
+type loadedBox struct {
+	local, domain []byte
+	record        *loadedRecord
+	messages      []message
+	extras        []loadedExtra
+}
+
+type loadedRecord struct {
+	record
+	account, hash, primary []byte
+	groups                 []string
+}
+
+type loadedExtra struct {
+	message     *message
+	removal     removal
+	object, uid []byte
+}
+
+func (s *state) loadMailbox(r *partReader) {
+	l := loadedBox{local: r.text(), domain: r.text()}
+	if len(l.local)+1+len(l.domain) > maildrop.MaxAddress {
+		r.bad = true
+	}
+	switch r.u8() {
+	case 0:
+	case 1:
+		l.record = r.record()
+	default:
+		r.bad = true
+	}
+	l.messages = r.messages()
+	for i := range l.messages {
+		if l.messages[i].flags != 0 && !r.bad {
+			l.extras = append(l.extras, r.extra(&l.messages[i]))
+		}
+	}
+	if r.bad {
+		return
+	}
+	s.loading.Lock()
+	defer s.loading.Unlock()
+	r.bad = !s.takeBox(l)
+}
+
+// takeBox takes a section of a mailbox in, wherever it belongs among those that are
+// there.
+func (s *state) takeBox(l loadedBox) bool {
+	box := s.mailboxOf(l.local, l.domain)
+	if l.record != nil {
+		if box.record.exists() {
+			return false
+		}
+		box.record = l.record.shared(s)
+		s.addresses++
+	}
+	if !box.insert(l.messages) {
+		return false
+	}
+	s.messages += len(l.messages)
+	for _, e := range l.extras {
+		position := e.message.position
+		if e.message.flags&flagRemoved != 0 {
+			s.removals[position] = e.removal
+		}
+		if e.message.flags&flagObject != 0 {
+			s.objects[position] = string(e.object)
+		}
+		if e.message.flags&flagImported != 0 {
+			s.uids[position] = maildrop.UID(e.uid)
+		}
+	}
+	return true
+}
+
+// mailboxOf is mailbox for texts that are not to be kept.
+func (s *state) mailboxOf(local, domain []byte) *mailbox {
+	number, known := s.domains.numbers[string(domain)]
+	if !known {
+		number = s.domains.number(string(domain))
+	}
+	n := name(appendName(nil, number, string(local)))
+	box := s.mailboxes[n]
+	if box == nil {
+		box = &mailbox{}
+		s.mailboxes[n] = box
+	}
+	return box
+}
+
+// insert puts a run of messages where it belongs. It must not overlap with
+// what is there.
+func (b *mailbox) insert(run []message) bool {
+	if len(run) == 0 || len(b.messages) == 0 {
+		if len(run) > 0 {
+			b.messages = run
+		}
+		return true
+	}
+	at, found := b.search(run[0].position)
+	if found || at < len(b.messages) && b.messages[at].position <= run[len(run)-1].position {
+		return false
+	}
+	merged := make([]message, 0, len(b.messages)+len(run))
+	merged = append(append(append(merged, b.messages[:at]...), run...), b.messages[at:]...)
+	b.messages = merged
+	return true
+}
+
+func (l *loadedRecord) shared(s *state) record {
+	r := l.record
+	if len(l.primary) > 0 || len(l.groups) > 0 {
+		r.alias = &alias{primary: maildrop.Address(l.primary), groups: l.groups}
+	}
+	if one := s.commons[common{string(l.account), string(l.hash)}]; one != nil {
+		r.common = one
+	} else {
+		r.common = s.common(string(l.account), string(l.hash))
+	}
+	return r
+}
+
+func (s *state) loadImports(r *partReader) {
+	raw := r.take(int(r.u32()) * importOctets)
+	if r.bad {
+		return
+	}
+	s.loading.Lock()
+	defer s.loading.Unlock()
+	for ; len(raw) > 0; raw = raw[importOctets:] {
+		s.imports[binary.LittleEndian.Uint64(raw)] = imported{
+			position: ledger.Position(binary.LittleEndian.Uint64(raw[8:])), repeat: binary.LittleEndian.Uint64(raw[16:]),
+		}
+	}
+}
+
+func (s *state) loadPacks(r *partReader) {
+	s.loading.Lock()
+	defer s.loading.Unlock()
+	s.packs.next = max(s.packs.next, r.u32())
+	for count := r.u32(); count > 0 && !r.bad; count-- {
+		number := r.u32()
+		one := pack{class: maildrop.Class(r.u8()), messages: r.u32(), object: string(r.text())}
+		_, twice := s.packs.table[number]
+		if r.bad = r.bad || twice || number == 0 || one.object == "" || !kept(one.class); !r.bad {
+			s.packs.put(number, one)
+		}
+	}
+}
+
+// partReader takes a part apart. After its first failure it yields zero values
+// and is bad.
+type partReader struct {
+	b   []byte
+	bad bool
+}
+
+func (r *partReader) take(n int) []byte {
+	if r.bad || n < 0 || n > len(r.b) {
+		r.bad = true
+		return nil
+	}
+	taken := r.b[:n]
+	r.b = r.b[n:]
+	return taken
+}
+
+func (r *partReader) u8() byte {
+	if b := r.take(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (r *partReader) u16() uint16 {
+	if b := r.take(2); b != nil {
+		return binary.LittleEndian.Uint16(b)
+	}
+	return 0
+}
+
+func (r *partReader) u32() uint32 {
+	if b := r.take(4); b != nil {
+		return binary.LittleEndian.Uint32(b)
+	}
+	return 0
+}
+
+func (r *partReader) u64() uint64 {
+	if b := r.take(8); b != nil {
+		return binary.LittleEndian.Uint64(b)
+	}
+	return 0
+}
+
+func (r *partReader) text() []byte {
+	n := int(r.u16())
+	if n > ledger.MaxText {
+		r.bad = true
+	}
+	return r.take(n)
+}
+
+func (r *partReader) record() *loadedRecord {
+	l := &loadedRecord{}
+	l.revision, l.credentials = ledger.Position(r.u64()), ledger.Position(r.u64())
+	l.changed, l.access = r.u32(), maildrop.Access(r.u8())
+	copy(l.secret[:], r.take(len(l.secret)))
+	l.account, l.hash, l.primary = r.text(), r.text(), r.text()
+	groups := int(r.u16())
+	if groups > ledger.MaxGroups {
+		r.bad = true
+	}
+	for ; groups > 0 && !r.bad; groups-- {
+		l.groups = append(l.groups, strings.Clone(string(r.text())))
+	}
+	return l
+}
+
+// messages reads a run of messages: the bulk of any checkpoint, hence by fixed
+// places.
+func (r *partReader) messages() []message {
+	count := int(r.u32())
+	raw := r.take(count * messageOctets)
+	if raw == nil || count == 0 {
+		return nil
+	}
+	list, before := make([]message, count), ledger.Position(0)
+	for i := range list {
+		b, m := raw[i*messageOctets:][:messageOctets:messageOctets], &list[i]
+		m.position = ledger.Position(binary.LittleEndian.Uint64(b))
+		m.repeat = binary.LittleEndian.Uint64(b[8:])
+		m.size, m.wire = binary.LittleEndian.Uint32(b[16:]), binary.LittleEndian.Uint32(b[20:])
+		m.offset, m.received = binary.LittleEndian.Uint32(b[24:]), binary.LittleEndian.Uint32(b[28:])
+		m.pack = binary.LittleEndian.Uint32(b[32:])
+		m.class, m.flags = maildrop.Class(b[36]), flags(b[37])
+		if m.position <= before || !kept(m.class) || m.flags&^allFlags != 0 {
+			r.bad = true
+			return nil
+		}
+		before = m.position
+	}
+	return list
+}
+
+func (r *partReader) extra(m *message) loadedExtra {
+	e := loadedExtra{message: m}
+	if m.flags&flagRemoved != 0 {
+		e.removal = removal{at: ledger.Position(r.u64()), time: r.u32()}
+	}
+	if m.flags&flagObject != 0 {
+		e.object = r.text()
+		r.bad = r.bad || len(e.object) == 0
+	}
+	if m.flags&flagImported != 0 {
+		e.uid = r.text()
+		r.bad = r.bad || !maildrop.UID(e.uid).Valid()
+	}
+	return e
+}

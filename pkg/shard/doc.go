@@ -1,0 +1,100 @@
+// Package shard is one shard of a region's mailboxes: the index in memory, the
+// ledger that it is worked out of, and the few goroutines that write there.
+//
+//	Open, Resume ─▶ snapshot ─▶ Drop: List, Check ──▶ state (memory)
+//	                               Read ───────────▶ cache ─▶ ledger (object store)
+//	Deliver, Remove, PutAddress ─▶ queue ─▶ committer ─▶ ledger.Append ─▶ state.Apply ─▶ answer
+//	                                  (up to four at once, applied in order)
+//
+//	              ┌── every 500 objects, and every hour ── checkpoint ◀── state
+//	the store ◀───┤
+//	              └── every 10 minutes ── space: move what lives, delete what is dead
+//
+// A Shard implements maildrop.Service for the addresses whose hash names it;
+// that an address is one of them is its caller's to know.
+//
+// # Contract
+//
+//   - State changes only by ledger entries that are durable, in their order. A
+//     call that changes something returns nil after its entry was applied, so
+//     the next Open sees it.
+//   - Done is closed when a newer owner has begun, when it is not known whether
+//     an append was written, and after Close: from then on every call is
+//     NotOwner. Open the shard anew.
+//   - A session is a snapshot: a position of the ledger and an instant. Its token
+//     carries both under the ledger's secret, and counts for the shard's next owner
+//     as well. It lives 6 hours from its last Check, and never more than 20.
+//   - An owner that was replaced without its knowledge answers from its old state
+//     for a second at most: see confirm.
+//   - A message is not in a session that was opened after its retention had ended.
+//   - A take-over replays at most 1,000 ledger objects: beyond that, appends wait
+//     for a checkpoint.
+//   - Octets of removed and expired messages are gone from the store within 24
+//     hours, as long as the shard is owned and the store answers. What is stored is in the
+//     long run at most twice what lives.
+//   - Damage ends nothing: a body that fails its checksum is Corrupt, logged once
+//     for each object, counted, and all else goes on.
+//   - Memory: at most 48 octets a message and 200 a mailbox; bodies that wait to
+//     be written, at most 64 MiB, and of all shards together what Config.Budget
+//     has (beyond it Busy); the cache of bodies, Config.CacheBytes; two packs of
+//     16 MiB while one shard of the node repacks.
+//   - No lock is held while a password is verified or storage is waited for.
+//
+// # The life of a body
+//
+//	delivery ─ up to 1 MiB ─▶ ledger object ─ covered by two checkpoints, an hour ago ─▶ retired:
+//	    │                                                                                  │
+//	    │                           dead: deleted with its ledger object ◀────────────────┤
+//	    │                           alive: copied into a pack of its class ◀──────────────┘
+//	    │                                        │  dead outweighs alive, or is 12 hours old
+//	    │                                        ├──▶ what lives is copied into another pack
+//	    └─ larger ─▶ object of its own           └──▶ nothing lives: deleted
+//	                     └─ dead: deleted
+//
+// A copy counts by its Pack record; an object is deleted only after that is durable.
+//
+// # Decisions
+//
+//   - 2026-11-23: a snapshot is worked out (position, removals, instant) and not
+//     copied: an open session costs the shard nothing, and a token of about 100
+//     octets survives the shard's owner. Refused: a listing kept for each session.
+//   - 2026-11-23: the index keeps removed and expired messages for 24 hours, and no
+//     session lives that long. Refused: counting sessions, which a stateless
+//     session has nobody for.
+//   - 2026-11-23: a delivery's ID is remembered in its message, as 64 bits of a hash
+//     under a key of the ledger's, and looked for backwards from the mailbox's end.
+//     Who doesn't know the key can't make two IDs meet. Refused: maps of the last two
+//     days, 40 octets a message and nothing that a checkpoint could leave out.
+//   - 2026-11-23: the hash of an imported message's UID, with that of its ID, is
+//     remembered for ever: no UID is used twice. 40 octets each; imports happen
+//     once in a mailbox's life.
+//   - 2026-11-23: an imported message with a date and without a UID gets one made of
+//     its ID: it is known again by it as long as any import. Its date says nothing about when
+//     it came, so the rule of 24 hours can't be asked.
+//   - 2026-11-23: an empty hash in an address's entry means "as it was" and is
+//     resolved in the ledger's order, so a new password and a new access rule that
+//     are set at the same time cannot undo each other. "set", as Address tells
+//     of a hash, means the same: a record that was read may be put back.
+//   - 2026-11-23: a caller who leaves while its record waits takes it back and gets
+//     Canceled; Maybe is only for what is being written.
+//   - 2026-11-23: after ErrFenced the callers of that batch get NotOwner, for the
+//     ledger knows that nothing was written; after ErrBroken they get Maybe.
+//   - 2026-11-23: a read from storage does not fill the cache: mail is mostly
+//     fetched once. Fresh mail is there from its delivery on, until it is removed.
+//   - 2026-11-23: an owner that has proved nothing for a second asks the store, at
+//     Open, Check, Accept and Deliver, whether a fence stands behind its last object. Refused: asking
+//     etcd, which a region must do without for half an hour; and leases, which
+//     depend on clocks.
+//   - 2026-11-23: a changed password ends sessions at their next Check and not
+//     before; so does a changed primary address or a removed one.
+//   - 2026-11-23: checkpoints are fuzzy: written from the living state in chunks of
+//     less than a millisecond, and made right by replaying what came after their
+//     sequence. Refused: a copy of the index (twice the memory), or a stop.
+//   - 2026-11-23: an expired message counts as dead an hour after its expiry, for
+//     clocks differ, and its octets go when it suits. A session that is still
+//     open then gets NotFound for it, as for one that another session removed.
+//   - 2026-11-23: what is to be moved and deleted is worked out anew from the index
+//     each time, in one pass, instead of being kept up to date by each entry:
+//     a pass over a million messages takes a few milliseconds, and counters that drift
+//     would delete mail.
+package shard
