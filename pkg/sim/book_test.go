@@ -58,6 +58,13 @@ func (w *world) violated(invariant string, about []string, format string, args .
 	w.findings = append(w.findings, finding{invariant, what, about})
 }
 
+// failed reports whether anything was violated. Then there is no use in going on.
+func (b *book) failed() bool {
+	b.account.Lock()
+	defer b.account.Unlock()
+	return len(b.findings) > 0
+}
+
 // found is violated for one whose account is locked.
 func (w *world) found(invariant string, about []string, format string, args ...any) {
 	w.account.Unlock()

@@ -21,7 +21,7 @@ const (
 	// sessionFor is how long a session may go on without Check.
 	sessionFor = 6*time.Hour - time.Minute
 	// triesAtMost ends what never succeeds.
-	triesAtMost = 600
+	triesAtMost = 1500
 )
 
 // insist repeats a call, at whoever is the owner then, until it is answered
@@ -40,6 +40,9 @@ const behindIsWrong = true
 // replaced before the instant.
 func insistAfter[T any](w *world, after time.Time, who, what string, until time.Time, call func(context.Context, *shard.Shard) (T, error)) (value T, by *owner) {
 	for try := range triesAtMost {
+		if w.failed() {
+			return value, nil
+		}
 		t := w.dice.roll("try", who, what, try)
 		o, err := w.pick(t)
 		if err == nil && behindIsWrong && !o.replacedAt().After(after) {
@@ -61,7 +64,8 @@ func insistAfter[T any](w *world, after time.Time, who, what string, until time.
 			}
 			return value, nil
 		}
-		time.Sleep(t.between(time.Millisecond, min(100*time.Millisecond<<min(try, 12), 5*time.Minute)))
+		pause := min(50*time.Millisecond<<min(try, 13), 5*time.Minute)
+		time.Sleep(t.between(pause, 2*pause))
 	}
 	w.violated("9, no end", []string{who}, "%s, %s: it never succeeded", who, what)
 	return value, nil

@@ -42,6 +42,7 @@ type door struct {
 	attempts map[string]int    // calls of one kind for one thing
 	names    map[string]string // of keys that chance made, by the order they were first used in
 	asleep   time.Time         // nothing gets through until then
+	lost     time.Duration     // to sleep, that of now to its end included
 	cut      time.Time         // no call succeeds until then
 	full     time.Time         // no create succeeds until then
 }
@@ -166,7 +167,17 @@ func (d *door) pass() error {
 func (d *door) fallAsleep(length time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.asleep = time.Now().Add(length)
+	if until := time.Now().Add(length); until.After(d.asleep) {
+		d.lost += until.Sub(time.Now()) - max(0, time.Until(d.asleep))
+		d.asleep = until
+	}
+}
+
+// slept is how long the owner has slept until now.
+func (d *door) slept() time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.lost - max(0, time.Until(d.asleep))
 }
 
 func (d *door) isCut() bool {
@@ -282,12 +293,6 @@ func (d *door) later(f fate, key string, content []byte) {
 // ReadAt implements blob.Store.
 func (d *door) ReadAt(ctx context.Context, key string, p []byte, offset int64) (int, error) {
 	f := d.fate(opRead, key)
-	if len(p) == 1 { // Confirm's, under a lock: time would stand still
-		if d.owner.isDead() || d.isCut() {
-			return 0, errCut
-		}
-		return d.world.store.ReadAt(context.Background(), key, p, offset)
-	}
 	if err := d.approach(ctx, opRead, f); err != nil {
 		return 0, fmt.Errorf("read %s: %w", key, err)
 	}

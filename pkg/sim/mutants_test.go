@@ -19,6 +19,7 @@ type mutant struct {
 	name     string
 	promise  string
 	quick    bool // found within a second or two: hunted by every go test
+	ledger   bool // by TestLedger; else by TestSim
 	replaced []replacement
 }
 
@@ -122,7 +123,11 @@ func hunt(t *testing.T, program string, m mutant) {
 	began := time.Now()
 	ctx, enough := context.WithTimeout(t.Context(), time.Minute)
 	defer enough()
-	run := exec.CommandContext(ctx, program, "-test.run=^TestSim$", "-test.v")
+	by := "-test.run=^TestSim$"
+	if m.ledger {
+		by = "-test.run=^TestLedger$"
+	}
+	run := exec.CommandContext(ctx, program, by, "-test.v")
 	run.Env = append(os.Environ(), "POSTERN_SIM_MUTANT="+m.name, "POSTERN_SIM_SEED=", "POSTERN_SIM_FROM=", "POSTERN_SIM_SECONDS=60")
 	output, err := run.StdoutPipe()
 	if err != nil {

@@ -27,9 +27,14 @@ func setting(t *testing.T, name string, otherwise uint64) uint64 {
 func full() bool { return os.Getenv("POSTERN_SIM") == "full" }
 
 // TestSim runs seeds, from 1 (or POSTERN_SIM_FROM) on, until one fails.
-func TestSim(t *testing.T) {
+func TestSim(t *testing.T) { campaign(t, run) }
+
+// life runs a seed and returns what was violated.
+type life func(t *testing.T, seed uint64) []string
+
+func campaign(t *testing.T, run life) {
 	if seed := setting(t, "POSTERN_SIM_SEED", 0); seed > 0 {
-		again(t, seed)
+		again(t, run, seed)
 		return
 	}
 	seeds := uint64(400)
@@ -43,12 +48,12 @@ func TestSim(t *testing.T) {
 	if limit := setting(t, "POSTERN_SIM_SECONDS", 0); limit > 0 {
 		seeds, ends = 1<<40, began.Add(time.Duration(limit)*time.Second)
 	}
-	ran := search(t, from, seeds, ends)
+	ran := search(t, run, from, seeds, ends)
 	t.Logf("%d seeds in %.1f s: %.0f a second", ran, time.Since(began).Seconds(), float64(ran)/time.Since(began).Seconds())
 }
 
 // search runs seeds on all processors, and ends with the first that fails.
-func search(t *testing.T, from, seeds uint64, ends time.Time) (ran uint64) {
+func search(t *testing.T, run life, from, seeds uint64, ends time.Time) (ran uint64) {
 	var next, done atomic.Uint64
 	var failed atomic.Bool
 	var workers sync.WaitGroup
@@ -76,11 +81,11 @@ func report(t *testing.T, seed uint64, found []string) {
 	for _, line := range found[1:] {
 		t.Errorf("seed %d, and then: %s", seed, line)
 	}
-	t.Errorf("run it alone: POSTERN_SIM_SEED=%d go test ./pkg/sim -run '^TestSim$' -v", seed)
+	t.Errorf("run it alone: POSTERN_SIM_SEED=%d go test ./pkg/sim -run '^%s$' -v", seed, t.Name())
 }
 
 // again runs a seed often enough to see how surely it fails.
-func again(t *testing.T, seed uint64) {
+func again(t *testing.T, run life, seed uint64) {
 	t.Helper()
 	const times = 20
 	failed := 0

@@ -122,7 +122,7 @@ func verify(ctx context.Context, _ maildrop.Address, stored, password string) er
 }
 
 func (o *owner) config() shard.Config {
-	return shard.Config{Region: region, Number: number, Node: o.name, Store: o.door, Rules: o.world.rules, Verify: verify}
+	return shard.Config{Region: region, Number: number, Node: o.name, Store: o.door, Rules: o.world.rules, Verify: verify, Clock: o.clock}
 }
 
 // run is a seed's whole life. It returns what was violated, told with its history.
@@ -153,12 +153,14 @@ func (w *world) begin() {
 	first := w.takeOver("a")
 	for _, user := range users {
 		record := maildrop.AddressRecord{Address: user.address, Account: "customer", Hash: hash}
-		for first.shard.PutAddress(context.Background(), record) != nil {
+		for first != nil && first.shard.PutAddress(context.Background(), record) != nil {
 			first = w.takeOver("a")
 		}
 	}
 	w.healed = false
-	w.handOver(first)
+	if first != nil {
+		w.handOver(first)
+	}
 }
 
 // audit looks at all mailboxes when the trouble is over: once while owners may still
@@ -201,7 +203,7 @@ func (w *world) end() {
 // node. It returns nil when the run is over before.
 func (w *world) takeOver(node string) *owner {
 	began := w.current()
-	for {
+	for !w.failed() {
 		o := w.incarnate(node)
 		if o.open() == nil {
 			w.announce(o)
@@ -219,6 +221,7 @@ func (w *world) takeOver(node string) *owner {
 			node = oneOf(t, "a", "b", "c")
 		}
 	}
+	return nil
 }
 
 // announce tells clients of a new owner, unless they know a newer one.
@@ -284,6 +287,9 @@ func (w *world) director() {
 		t := w.dice.roll("event", i)
 		time.Sleep(t.between(50*time.Millisecond, 2*w.temper.gap))
 		o := w.current()
+		if o == nil || w.failed() {
+			return
+		}
 		length := t.between(100*time.Millisecond, w.temper.sleep[1])
 		switch t.IntN(8) {
 		case 0:
