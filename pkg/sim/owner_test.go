@@ -33,7 +33,8 @@ type owner struct {
 	sleepFor time.Duration
 
 	// Guarded by world.mu.
-	fence    string    // key of its first ledger object
+	isOpen   bool
+	fence    string    // key of its last ledger object from before it was open
 	replaced time.Time // when a newer owner's fence was durable; zero: never
 }
 
@@ -136,6 +137,9 @@ func (o *owner) open() error {
 		return err
 	}
 	o.shard = opened
+	w.mu.Lock()
+	o.isOpen = true
+	w.mu.Unlock()
 	w.note(o.name, nil, "is open in epoch %d", opened.Epoch())
 	w.mind(o)
 	return nil
@@ -202,10 +206,11 @@ func (w *world) created(o *owner, key string, size int) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if o.fence != "" {
+	if o.isOpen {
 		return
 	}
-	o.fence = key // an owner's first object is its fence
+	// Its fence; a later one when it found that the first stands in the past.
+	o.fence, o.replaced = key, time.Time{}
 	for _, other := range w.fenced {
 		if other.fence < key && other.replaced.IsZero() {
 			other.replaced = time.Now()
