@@ -55,7 +55,7 @@ fuzz: ## every fuzz target, FUZZTIME each (10s)
 		$(GO) test ./$$(dirname $$file) -run '^$$' -fuzz "^$$name\$$" -fuzztime $(or $(FUZZTIME),10s); done
 
 .PHONY: sim
-sim: ## thousands of simulated runs of a shard in a hostile world, and every mutant found (SEEDS=20000)
+sim: ## thousands of simulated runs of a shard in a hostile world, and every mutant found (SEEDS=5000)
 	POSTERN_SIM=full POSTERN_SIM_SEEDS=$(SEEDS) $(GO) test ./pkg/sim -v -timeout 60m
 
 .PHONY: bench

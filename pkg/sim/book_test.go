@@ -26,8 +26,9 @@ type mail struct {
 	class maildrop.Class
 	id    maildrop.EnvelopeID
 	body  maildroptest.Body
+	dated time.Time // of an imported message: when it came; retention counts from then
 
-	uid     maildrop.UID // that it was seen under
+	uid     maildrop.UID // that it was seen under, or was imported with
 	tried   time.Time    // first delivery's begin
 	last    time.Time    // last delivery's end
 	acked   time.Time    // zero: never
@@ -168,7 +169,15 @@ func (b *book) known(uid maildrop.UID) *mail {
 func (b *book) mayBeGone(m *mail) bool {
 	b.account.Lock()
 	defer b.account.Unlock()
-	return m != nil && (!m.asked.IsZero() || !time.Now().Before(m.tried.Add(m.class.Retention())))
+	return m != nil && (!m.asked.IsZero() || !time.Now().Before(m.expires(m.tried)))
+}
+
+// expires is when the message does, had it come at the instant.
+func (m *mail) expires(came time.Time) time.Time {
+	if !m.dated.IsZero() {
+		came = m.dated
+	}
+	return came.Add(m.class.Retention())
 }
 
 // sight is what a session saw when it was opened.
@@ -205,15 +214,14 @@ func (w *world) compare(s sight) {
 
 func (w *world) compareOne(s sight, m *mail, count int, blurred bool) {
 	about := []string{m.name, s.name}
-	ends := m.class.Retention()
 	switch {
 	case count > 1:
 		w.found("1, once", about, "%s shows %s %d times", s.name, m.name, count)
 	case count == 1 && before(m.removed, s.at):
 		w.found("2, removed", about, "%s shows %s, whose removal was acknowledged before", s.name, m.name)
-	case count == 1 && s.from.After(m.last.Add(ends+slack)):
+	case count == 1 && s.from.After(m.expires(m.last).Add(slack)):
 		w.found("2, retention", about, "%s shows %s, which has expired", s.name, m.name)
-	case count == 1, blurred, !before(m.acked, s.at), before(m.asked, s.until), s.until.After(m.tried.Add(ends - slack)):
+	case count == 1, blurred, !before(m.acked, s.at), before(m.asked, s.until), s.until.After(m.expires(m.tried).Add(-slack)):
 	default:
 		w.found("1, acknowledged", about, "%s doesn't show %s, which %s had acknowledged", s.name, m.name, m.by)
 	}

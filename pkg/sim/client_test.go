@@ -13,7 +13,6 @@ import (
 )
 
 const (
-	mailsEach    = 8
 	sessionsEach = 3
 	// repeatFor is how long a gateway repeats a delivery: less than an owner
 	// remembers it.
@@ -86,7 +85,7 @@ func patience(t throw, temper temper) (context.Context, context.CancelFunc) {
 
 // gateway delivers messages, one after the other.
 func (w *world) gateway(i int) {
-	for n := range mailsEach {
+	for n := range w.temper.mails {
 		m := w.compose(fmt.Sprintf("g%d.%d", i, n))
 		t := w.dice.roll("gateway", m.name)
 		time.Sleep(t.between(0, w.temper.gap))
@@ -113,13 +112,20 @@ func (w *world) compose(name string) *mail {
 		text += strings.Repeat(fmt.Sprintf("%78s\r\n", name), 14000)
 	}
 	m.body = maildroptest.Text(text)
+	if t.chance(0.1) {
+		m.uid, m.dated = maildrop.UID("imported/"+name), time.Now().Add(-t.between(time.Second, 48*time.Hour))
+	}
 	return m
 }
 
 func (w *world) deliver(m *mail, what string, until time.Time) bool {
 	w.note(m.name, []string{m.name}, "%s to %s", what, m.to)
+	envelope := maildrop.Envelope{ID: m.id, To: m.to}
+	if !m.dated.IsZero() {
+		envelope.UID, envelope.Received = maildrop.UID("imported/"+m.name), m.dated
+	}
 	_, by := insist(w, m.name, what, until, func(ctx context.Context, s *shard.Shard) (struct{}, error) {
-		return struct{}{}, s.Deliver(ctx, maildrop.Envelope{ID: m.id, To: m.to}, m.body)
+		return struct{}{}, s.Deliver(ctx, envelope, m.body)
 	})
 	if by == nil {
 		w.account.Lock()
@@ -174,11 +180,30 @@ func (w *world) session(name string, address maildrop.Address, auditor bool) {
 	if open.info.Count != len(open.entries) {
 		w.violated("2, a session is a snapshot", []string{name}, "%s: Open said %d messages, List %d", name, open.info.Count, len(open.entries))
 	}
+	w.freshness(name, by, open.from)
+	s.idle(auditor)
 	seen.mails = s.fetch(auditor)
 	w.compare(seen)
 	s.listAgain()
+	s.idle(auditor)
 	if !auditor {
 		s.quit(seen.mails)
+	}
+}
+
+// freshness wants an owner that was replaced to answer Open for a second more at
+// most, where nothing keeps it from asking the store.
+func (w *world) freshness(name string, o *owner, from time.Time) {
+	if late := from.Sub(o.replacedAt()); late > time.Second+4*w.temper.latency && w.temper.plain() && o.door.undisturbed() {
+		w.violated("2, stale answers", []string{name}, "%s was opened by %s, which had been replaced %s before", name, o.name, late)
+	}
+}
+
+// idle is a user who does nothing, for hours at times: long enough for others to
+// remove what he has listed, and for its octets to go.
+func (s *session) idle(auditor bool) {
+	if !auditor && s.t.chance(0.2) {
+		time.Sleep(s.t.between(0, min(s.world.temper.gap, 150*time.Minute)))
 	}
 }
 

@@ -51,7 +51,9 @@
 // to notice: a simulation that finds nothing must be one that could.
 //
 //	POSTERN_SIM_SEED=n    run this seed alone, 20 times
-//	POSTERN_SIM_SEEDS=n   run so many
+//	POSTERN_SIM_SEEDS=n   run so many, or for so long:
+//	POSTERN_SIM_SECONDS=n
+//	POSTERN_SIM_FROM=n    the first of them
 //	POSTERN_SIM=full      thousands of seeds, all mutants (make sim)
 //
 // # Decisions

@@ -180,6 +180,13 @@ func (d *door) slept() time.Duration {
 	return d.lost - max(0, time.Until(d.asleep))
 }
 
+// undisturbed reports whether the owner was never asleep nor cut off.
+func (d *door) undisturbed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.lost == 0 && d.cut.IsZero()
+}
+
 func (d *door) isCut() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -28,7 +28,7 @@ var mutants = []mutant{
 		}},
 	},
 	{
-		name: "hole", promise: "after a long pause an owner asks whether a checkpoint covers what it wrote", quick: true, ledger: true,
+		name: "hole", promise: "after a long pause an owner asks whether a checkpoint covers what it wrote", ledger: true,
 		replaced: []replacement{{
 			"pkg/ledger/proof.go",
 			"\tif fresh {",
@@ -37,7 +37,7 @@ var mutants = []mutant{
 	},
 	{
 		// The clock is the world's: see world.clock.
-		name: "clock", promise: "the clock goes on while the machine sleeps", quick: true, ledger: true,
+		name: "clock", promise: "the clock goes on while the machine sleeps", ledger: true,
 	},
 	{
 		name: "past", promise: "a take-over makes sure that its fence isn't in the past", quick: true, ledger: true,
@@ -64,7 +64,7 @@ var mutants = []mutant{
 		}},
 	},
 	{
-		name: "stay", promise: "a ledger object stays for an hour after a checkpoint covers it", quick: true, ledger: true,
+		name: "stay", promise: "a ledger object stays for an hour after a checkpoint covers it", ledger: true,
 		replaced: []replacement{{
 			"pkg/ledger/space.go",
 			"\t\tif now-c.since >= keepCovered {",
@@ -94,6 +94,14 @@ var mutants = []mutant{
 			"pkg/shard/shard.go",
 			"\ts.config.Metrics.replay(",
 			"\tfor _, box := range s.state.mailboxes {\n\t\tfor i := range box.messages {\n\t\t\tif mutant(\"repeats\") {\n\t\t\t\tbox.messages[i].repeat = 0\n\t\t\t}\n\t\t}\n\t}\n\ts.config.Metrics.replay(",
+		}},
+	},
+	{
+		name: "stale", promise: "an owner that was replaced answers from the past for a second at most",
+		replaced: []replacement{{
+			"pkg/shard/shard.go",
+			"\tif time.Since(s.born)-time.Duration(s.proved.Load()) < proofAge {",
+			"\tif mutant(\"stale\") || time.Since(s.born)-time.Duration(s.proved.Load()) < proofAge {",
 		}},
 	},
 	{

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"math"
 	"os"
 	"runtime"
 	"strconv"
@@ -37,17 +38,19 @@ func campaign(t *testing.T, run life) {
 		again(t, run, seed)
 		return
 	}
-	seeds := uint64(400)
+	seeds, limit := uint64(300), uint64(10) // a small part, for every go test
 	if full() {
-		seeds = 20000
+		seeds, limit = 5000, 3600
+	}
+	if n := setting(t, "POSTERN_SIM_SEEDS", 0); n > 0 {
+		seeds, limit = n, 3600
+	}
+	if n := setting(t, "POSTERN_SIM_SECONDS", 0); n > 0 {
+		seeds, limit = math.MaxUint32, n
 	}
 	from := setting(t, "POSTERN_SIM_FROM", 1)
-	seeds = setting(t, "POSTERN_SIM_SEEDS", seeds)
 	began := time.Now()
-	ends := began.AddDate(1, 0, 0)
-	if limit := setting(t, "POSTERN_SIM_SECONDS", 0); limit > 0 {
-		seeds, ends = 1<<40, began.Add(time.Duration(limit)*time.Second)
-	}
+	ends := began.Add(time.Duration(limit) * time.Second)
 	ran := search(t, run, from, seeds, ends)
 	t.Logf("%d seeds in %.1f s: %.0f a second", ran, time.Since(began).Seconds(), float64(ran)/time.Since(began).Seconds())
 }

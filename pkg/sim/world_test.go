@@ -70,6 +70,7 @@ type temper struct {
 	sleeps       float64
 	sleep        [2]time.Duration // how long, from and to
 	gap          time.Duration    // between what a client does, at most
+	mails        int              // of each gateway
 	events       int              // of the director
 	stale        float64          // calls that go to an owner that may be none any more
 }
@@ -84,7 +85,12 @@ func newTemper(t throw) temper {
 		crashes:      oneOf(t, 0, 0.3, 0.7),
 		sleeps:       oneOf(t, 0, 0.3, 0.7),
 		stale:        oneOf(t, 0, 0.05, 0.2),
+		mails:        8,
 		events:       t.IntN(6),
+	}
+	if t.chance(0.2) { // a good store, and bad news of who owns what
+		temper.latency, temper.slow, temper.readFaults, temper.createFaults = 4*time.Millisecond, 0, 0, 0
+		temper.stale, temper.crashes, temper.sleeps, temper.events = 0.4, 0, 0, 5
 	}
 	switch t.IntN(8) {
 	case 0: // days
@@ -93,8 +99,17 @@ func newTemper(t throw) temper {
 		temper.gap, temper.sleep = 2*time.Hour, [2]time.Duration{time.Minute, 12 * time.Hour}
 	default: // seconds
 		temper.gap, temper.sleep = 2*time.Second, [2]time.Duration{time.Second, 2 * time.Minute}
+		if t.chance(0.03) { // enough for checkpoints that don't come by the hour
+			temper.mails = 300
+		}
 	}
 	return temper
+}
+
+// plain reports whether reads always come through, and soon. Creates too: an
+// append that is repeated for seconds counts as a proof when it has come through.
+func (t temper) plain() bool {
+	return t.readFaults == 0 && t.createFaults == 0 && t.slow == 0 && t.latency < 100*time.Millisecond
 }
 
 func newWorld(seed uint64) *world {
