@@ -17,7 +17,7 @@ func (d dice) roll(question ...any) throw {
 	for _, part := range question {
 		fmt.Fprint(h, part, "|")
 	}
-	return throw{rand.New(rand.NewPCG(uint64(d), h.Sum64()))} //nolint:gosec // chance, no secret
+	return throw{rand.New(rand.NewPCG(uint64(d), h.Sum64()))}
 }
 
 type throw struct{ *rand.Rand }

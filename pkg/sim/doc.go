@@ -22,6 +22,11 @@
 //     more. Users open sessions, list, read in parts, remove, and go on with all of it
 //     at whoever owns the shard, or owned it once.
 //
+// TestLedger is the same for bare ledgers, whose appends have no deadline: an owner that
+// wakes up after hours goes on, as it may where timers don't count the time that a
+// machine sleeps. Facts stand for mail: what was acknowledged at a position is known
+// there by every later owner.
+//
 // # What the checker holds (DESIGN section 3)
 //
 //   - Invariant 1: what was acknowledged is in every session that opens later,
@@ -33,6 +38,8 @@
 //   - Invariant 4: damage is found by nobody, for nothing here does any.
 //   - Invariant 5: an owner behind a newer one's fence acknowledges nothing that
 //     the newer one doesn't have.
+//   - An owner that was replaced answers Open from its past for a second at most,
+//     where it can ask the store.
 //   - Invariant 9: every call gets an answer of a kind that fits, and when the
 //     trouble is over each succeeds.
 //
@@ -66,6 +73,6 @@
 //   - 2026-11-23: crashes leave goroutines behind that go on in memory; their door is shut for
 //     good and their answers reach nobody, which is all that others could know of them.
 //   - 2026-11-23: mutants are switches in one build, not a build each: what
-//     TestMutants replaces is guarded by the environment, so nine mutants cost one
+//     TestMutants replaces is guarded by the environment, so all of them cost one
 //     compilation.
 package sim

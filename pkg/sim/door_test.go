@@ -167,9 +167,9 @@ func (d *door) pass() error {
 func (d *door) fallAsleep(length time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if until := time.Now().Add(length); until.After(d.asleep) {
-		d.lost += until.Sub(time.Now()) - max(0, time.Until(d.asleep))
-		d.asleep = until
+	if left := max(0, time.Until(d.asleep)); length > left {
+		d.lost += length - left
+		d.asleep = time.Now().Add(length)
 	}
 }
 

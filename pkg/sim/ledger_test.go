@@ -73,10 +73,9 @@ func (f *facts) parts(pause func()) func(func([]byte, error) bool) {
 // checkpoints and trim; and all that was said must agree.
 type chronicle struct {
 	*world
-	owners  sync.WaitGroup
-	agreed  map[ledger.Position]said // guarded by account
-	fences  []fence                  // of owners that opened, guarded by account
-	writers sync.WaitGroup
+	owners sync.WaitGroup
+	agreed map[ledger.Position]said // guarded by account
+	fences []fence                  // of owners that opened, guarded by account
 }
 
 // said is who has said a fact first.
@@ -251,7 +250,7 @@ func (c *chronicle) archivist(o *owner, l *ledger.Ledger, state *facts, ends tim
 		case 0:
 			err = l.Confirm(ctx)
 		case 1:
-			n := 0
+			var n int
 			n, err = l.Trim(ctx, func(sequence uint64) bool { return c.dice.roll("keep", sequence).chance(0.2) })
 			c.note(o.name, nil, "trims %d up to %d: %v", n, l.Horizon(), err)
 		default:

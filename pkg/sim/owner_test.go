@@ -23,7 +23,7 @@ type owner struct {
 	door  *door
 	shard *shard.Shard // of one that is open
 
-	live context.Context //nolint:containedctx // the process's life
+	live context.Context // the process's life
 	kill context.CancelFunc
 
 	// What the seed has in store for it.
