@@ -1,24 +1,22 @@
 package main
 
 import (
-	"bytes"
 	"crypto/tls"
-	"fmt"
+	"errors"
 	"io"
-	"net/http"
-	"os"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/postern-pop/postern/pkg/mailclient"
 )
 
 // These benchmarks send real clients through a running demo's processes and
-// report what all of the region's processes spent: CPU time (user and system)
-// and heap allocations an operation. Compare ratios, and CPU rather than rates:
-// machines are noisy, and the client runs on the same one.
+// report what all of the region's processes spent (bench_cost_test.go). Compare
+// ratios, and CPU rather than rates: machines are noisy, and the client runs on
+// the same one.
 
 // benchTLS is what a client offers: X25519, as most do today, so that figures can be
 // compared with servers that know nothing newer.
@@ -29,17 +27,24 @@ func benchTLS(d *running, cache tls.ClientSessionCache) *tls.Config {
 	return config
 }
 
+// benchDemo is a demo on a processor of its own.
+func benchDemo(b *testing.B) (d *running) {
+	b.Helper()
+	apart(b, func() { d = startDemo(b, b.TempDir(), freePorts(b)) })
+	return d
+}
+
 func BenchmarkShortSession(b *testing.B) {
-	d := startDemo(b, b.TempDir(), freePorts(b))
+	d := benchDemo(b)
 	user := d.user("eu", kindLocal)
-	d.measure(b, func() { shortSession(b, d, user, benchTLS(d, nil)) })
+	d.measureEach(b, func() { shortSession(b, d, user, benchTLS(d, nil)) })
 }
 
 func BenchmarkShortSessionResumed(b *testing.B) {
-	d := startDemo(b, b.TempDir(), freePorts(b))
+	d := benchDemo(b)
 	user := d.user("eu", kindLocal)
 	config := benchTLS(d, tls.NewLRUClientSessionCache(1))
-	d.measure(b, func() { shortSession(b, d, user, config) })
+	d.measureEach(b, func() { shortSession(b, d, user, config) })
 }
 
 func shortSession(b *testing.B, d *running, user demoUser, config *tls.Config) {
@@ -53,11 +58,11 @@ func shortSession(b *testing.B, d *running, user demoUser, config *tls.Config) {
 // BenchmarkPoll is what a mail client does each few minutes when it finds one
 // new message of about 80 KB.
 func BenchmarkPoll(b *testing.B) {
-	d := startDemo(b, b.TempDir(), freePorts(b))
+	d := benchDemo(b)
 	user := d.makeUsers("eu", 1)[0]
 	d.deliverText(b, user, letterOf("poll", 80<<10))
 	config := benchTLS(d, nil)
-	d.measure(b, func() {
+	d.measureEach(b, func() {
 		pop := benchLogin(b, d, user, config)
 		if _, _, err := pop.Stat(); err != nil {
 			b.Fatal(err)
@@ -78,12 +83,12 @@ func BenchmarkPoll(b *testing.B) {
 // BenchmarkDownload fetches a message of 8 MB; its unit is what a GB costs.
 func BenchmarkDownload(b *testing.B) {
 	const size = 8 << 20
-	d := startDemo(b, b.TempDir(), freePorts(b))
+	d := benchDemo(b)
 	user := d.makeUsers("eu", 1)[0]
 	d.deliverText(b, user, letterOf("download", size))
 	pop := benchLogin(b, d, user, benchTLS(d, nil))
 	defer pop.Close()
-	cpu := d.measure(b, func() {
+	cpu := d.measureEach(b, func() {
 		if _, err := pop.Retr(1, io.Discard); err != nil {
 			b.Fatal(err)
 		}
@@ -91,30 +96,69 @@ func BenchmarkDownload(b *testing.B) {
 	b.ReportMetric(cpu*1e9/size, "server-cpu-s/GB")
 }
 
+// clients is how many mail clients are at it at once, as at a front that is
+// busy: a process that falls idle after each command pays for waking up.
+const clients = 16
+
+// atOnce does b.N operations, so many at a time.
+func atOnce(b *testing.B, operation func()) {
+	var group errgroup.Group
+	group.SetLimit(clients)
+	for b.Loop() {
+		group.Go(func() error { operation(); return nil })
+	}
+	group.Wait()
+}
+
 // BenchmarkDelivery delivers messages of 90 KB from 32 connections.
 func BenchmarkDelivery(b *testing.B) {
-	d := startDemo(b, b.TempDir(), freePorts(b))
-	region := d.region("eu")
+	d := benchDemo(b)
 	users := d.makeUsers("eu", 8)
-	text := string(letterOf("delivery", 90<<10))
-	b.SetParallelism(32)
-	before := d.spent(b)
-	b.RunParallel(func(pb *testing.PB) {
-		l, err := mailclient.DialLMTP(b.Context(), region.LMTP, nil)
-		if err != nil {
-			b.Error(err)
-			return
-		}
-		defer l.Quit()
-		for n := 0; pb.Next(); n++ {
-			verdicts, err := l.Deliver("s@example.net", []string{users[n%len(users)].Address}, []byte(text))
-			if err != nil || verdicts[0] != nil {
-				b.Error(err, verdicts[0])
-				return
+	text := letterOf("delivery", 90<<10)
+	letter := func(n int) (string, []byte) { return users[n%len(users)].Address, text }
+	send(b, d.region("eu").LMTP, 32, times(64), letter) // for warmth
+	d.measure(b, func() { send(b, d.region("eu").LMTP, 32, b.Loop, letter) })
+}
+
+// times is a loop's condition for so many rounds.
+func times(n int) (more func() bool) {
+	return func() bool { n--; return n >= 0 }
+}
+
+// send delivers messages from a number of connections, as long as there are
+// more, and returns when all are acknowledged. letter is the recipient and the
+// text of the nth one.
+func send(b *testing.B, address string, connections int, more func() bool, letter func(n int) (to string, text []byte)) {
+	b.Helper()
+	numbers := make(chan int)
+	group, ctx := errgroup.WithContext(b.Context())
+	for range connections {
+		group.Go(func() error {
+			l, err := mailclient.DialLMTP(ctx, address, nil)
+			if err != nil {
+				return err
 			}
+			for n := range numbers {
+				to, text := letter(n)
+				verdicts, err := l.Deliver("s@example.net", []string{to}, text)
+				if err := errors.Join(append(verdicts, err)...); err != nil {
+					return err
+				}
+			}
+			return l.Quit()
+		})
+	}
+	for n := 0; more(); n++ {
+		select {
+		case numbers <- n:
+		case <-ctx.Done():
+			b.Fatal(group.Wait())
 		}
-	})
-	d.spent(b).report(b, before)
+	}
+	close(numbers)
+	if err := group.Wait(); err != nil {
+		b.Fatal(err)
+	}
 }
 
 // BenchmarkIdleSession holds logged-in sessions open; its figure is what each
@@ -123,7 +167,7 @@ func BenchmarkDelivery(b *testing.B) {
 // bring with them, and the garbage that they clear away, don't count.
 func BenchmarkIdleSession(b *testing.B) {
 	const first, more = 1000, 3000
-	d := startDemo(b, b.TempDir(), freePorts(b))
+	d := benchDemo(b)
 	user := d.user("eu", kindLocal)
 	config := benchTLS(d, nil)
 	open := make([]*mailclient.POP, 0, first+more)
@@ -167,81 +211,6 @@ func (d *running) deliverText(b *testing.B, user demoUser, text []byte) {
 	if err := deliverOnce(b.Context(), d.region(user.Region).LMTP, user.Address, text); err != nil {
 		b.Fatal(err)
 	}
-}
-
-// cost is what the processes of a region have spent since their start.
-type cost struct {
-	cpuTicks, mallocs float64
-	byRole            map[string]float64 // CPU ticks
-}
-
-// measure runs the operation once for warmth and then b.N times, and returns the
-// CPU seconds of all of the region's processes that one took.
-func (d *running) measure(b *testing.B, operation func()) float64 {
-	operation()
-	before := d.spent(b)
-	for b.Loop() {
-		operation()
-	}
-	return d.spent(b).report(b, before)
-}
-
-func (c cost) report(b *testing.B, before cost) float64 {
-	const ticksPerSecond = 100 // USER_HZ, fixed on Linux
-	cpu := (c.cpuTicks - before.cpuTicks) / ticksPerSecond / float64(b.N)
-	b.ReportMetric(cpu*1e3, "server-cpu-ms/op")
-	for role, ticks := range c.byRole {
-		b.ReportMetric((ticks-before.byRole[role])/ticksPerSecond/float64(b.N)*1e3, role+"-cpu-ms/op")
-	}
-	b.ReportMetric((c.mallocs-before.mallocs)/float64(b.N), "server-allocs/op")
-	return cpu
-}
-
-func (d *running) spent(b *testing.B) (c cost) {
-	region := d.region("eu")
-	c.byRole = map[string]float64{}
-	for _, process := range region.Processes {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", process.PID))
-		if err != nil {
-			b.Fatal(err)
-		}
-		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-		for _, field := range fields[11:13] { // utime and stime: proc(5)
-			ticks, err := strconv.ParseFloat(field, 64)
-			if err != nil {
-				b.Fatal(err)
-			}
-			c.cpuTicks += ticks
-			c.byRole[process.Role] += ticks
-		}
-	}
-	for _, address := range region.Metrics {
-		c.mallocs += scraped(b, address, "go_memstats_mallocs_total")
-	}
-	return c
-}
-
-func scraped(b *testing.B, address, metric string) float64 {
-	response, err := http.Get("http://" + address + "/metrics")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		b.Fatal(err)
-	}
-	for line := range strings.Lines(string(text)) {
-		if value, ok := strings.CutPrefix(line, metric+" "); ok {
-			number, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			if err != nil {
-				b.Fatal(err)
-			}
-			return number
-		}
-	}
-	b.Fatalf("%s has no %s", address, metric)
-	return 0
 }
 
 // settledMemory is proportionalMemory once it has stopped shrinking. A checked
