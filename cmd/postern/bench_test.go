@@ -2,13 +2,10 @@ package main
 
 import (
 	"crypto/tls"
-	"errors"
 	"io"
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/postern-pop/postern/pkg/mailclient"
 )
@@ -37,18 +34,19 @@ func benchDemo(b *testing.B) (d *running) {
 func BenchmarkShortSession(b *testing.B) {
 	d := benchDemo(b)
 	user := d.user("eu", kindLocal)
-	d.measureEach(b, func() { shortSession(b, d, user, benchTLS(d, nil)) })
+	region, config := d.region("eu"), benchTLS(d, nil)
+	measureEach(b, region, func() { shortSession(b, region, user, config) })
 }
 
 func BenchmarkShortSessionResumed(b *testing.B) {
 	d := benchDemo(b)
 	user := d.user("eu", kindLocal)
-	config := benchTLS(d, tls.NewLRUClientSessionCache(1))
-	d.measureEach(b, func() { shortSession(b, d, user, config) })
+	region, config := d.region("eu"), benchTLS(d, tls.NewLRUClientSessionCache(1))
+	measureEach(b, region, func() { shortSession(b, region, user, config) })
 }
 
-func shortSession(b *testing.B, d *running, user demoUser, config *tls.Config) {
-	pop := benchLogin(b, d, user, config)
+func shortSession(b *testing.B, region demoRegionReport, user demoUser, config *tls.Config) {
+	pop := benchLogin(b, region, user, config)
 	if _, _, err := pop.Stat(); err != nil {
 		b.Fatal(err)
 	}
@@ -61,23 +59,25 @@ func BenchmarkPoll(b *testing.B) {
 	d := benchDemo(b)
 	user := d.makeUsers("eu", 1)[0]
 	d.deliverText(b, user, letterOf("poll", 80<<10))
-	config := benchTLS(d, nil)
-	d.measureEach(b, func() {
-		pop := benchLogin(b, d, user, config)
-		if _, _, err := pop.Stat(); err != nil {
-			b.Fatal(err)
-		}
-		if _, err := pop.UIDs(); err != nil {
-			b.Fatal(err)
-		}
-		if _, err := pop.Sizes(); err != nil {
-			b.Fatal(err)
-		}
-		if _, err := pop.Retr(1, io.Discard); err != nil {
-			b.Fatal(err)
-		}
-		benchQuit(b, pop)
-	})
+	region, config := d.region("eu"), benchTLS(d, nil)
+	measureEach(b, region, func() { poll(b, region, user, config) })
+}
+
+func poll(b *testing.B, region demoRegionReport, user demoUser, config *tls.Config) {
+	pop := benchLogin(b, region, user, config)
+	if _, _, err := pop.Stat(); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := pop.UIDs(); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := pop.Sizes(); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := pop.Retr(1, io.Discard); err != nil {
+		b.Fatal(err)
+	}
+	benchQuit(b, pop)
 }
 
 // BenchmarkDownload fetches a message of 8 MB; its unit is what a GB costs.
@@ -86,79 +86,20 @@ func BenchmarkDownload(b *testing.B) {
 	d := benchDemo(b)
 	user := d.makeUsers("eu", 1)[0]
 	d.deliverText(b, user, letterOf("download", size))
-	pop := benchLogin(b, d, user, benchTLS(d, nil))
+	pop := benchLogin(b, d.region("eu"), user, benchTLS(d, nil))
 	defer pop.Close()
-	cpu := d.measureEach(b, func() {
+	fetch := func() {
 		if _, err := pop.Retr(1, io.Discard); err != nil {
 			b.Fatal(err)
 		}
+	}
+	fetch() // for warmth
+	cpu := measure(b, d.region("eu"), func() {
+		for b.Loop() {
+			fetch()
+		}
 	})
 	b.ReportMetric(cpu*1e9/size, "server-cpu-s/GB")
-}
-
-// clients is how many mail clients are at it at once, as at a front that is
-// busy: a process that falls idle after each command pays for waking up.
-const clients = 16
-
-// atOnce does b.N operations, so many at a time.
-func atOnce(b *testing.B, operation func()) {
-	var group errgroup.Group
-	group.SetLimit(clients)
-	for b.Loop() {
-		group.Go(func() error { operation(); return nil })
-	}
-	group.Wait()
-}
-
-// BenchmarkDelivery delivers messages of 90 KB from 32 connections.
-func BenchmarkDelivery(b *testing.B) {
-	d := benchDemo(b)
-	users := d.makeUsers("eu", 8)
-	text := letterOf("delivery", 90<<10)
-	letter := func(n int) (string, []byte) { return users[n%len(users)].Address, text }
-	send(b, d.region("eu").LMTP, 32, times(64), letter) // for warmth
-	d.measure(b, func() { send(b, d.region("eu").LMTP, 32, b.Loop, letter) })
-}
-
-// times is a loop's condition for so many rounds.
-func times(n int) (more func() bool) {
-	return func() bool { n--; return n >= 0 }
-}
-
-// send delivers messages from a number of connections, as long as there are
-// more, and returns when all are acknowledged. letter is the recipient and the
-// text of the nth one.
-func send(b *testing.B, address string, connections int, more func() bool, letter func(n int) (to string, text []byte)) {
-	b.Helper()
-	numbers := make(chan int)
-	group, ctx := errgroup.WithContext(b.Context())
-	for range connections {
-		group.Go(func() error {
-			l, err := mailclient.DialLMTP(ctx, address, nil)
-			if err != nil {
-				return err
-			}
-			for n := range numbers {
-				to, text := letter(n)
-				verdicts, err := l.Deliver("s@example.net", []string{to}, text)
-				if err := errors.Join(append(verdicts, err)...); err != nil {
-					return err
-				}
-			}
-			return l.Quit()
-		})
-	}
-	for n := 0; more(); n++ {
-		select {
-		case numbers <- n:
-		case <-ctx.Done():
-			b.Fatal(group.Wait())
-		}
-	}
-	close(numbers)
-	if err := group.Wait(); err != nil {
-		b.Fatal(err)
-	}
 }
 
 // BenchmarkIdleSession holds logged-in sessions open; its figure is what each
@@ -173,7 +114,7 @@ func BenchmarkIdleSession(b *testing.B) {
 	open := make([]*mailclient.POP, 0, first+more)
 	hold := func(n int) int64 {
 		for range n {
-			open = append(open, benchLogin(b, d, user, config))
+			open = append(open, benchLogin(b, d.region("eu"), user, config))
 		}
 		return d.settledMemory(b)
 	}
@@ -185,8 +126,8 @@ func BenchmarkIdleSession(b *testing.B) {
 	}
 }
 
-func benchLogin(b *testing.B, d *running, user demoUser, config *tls.Config) *mailclient.POP {
-	pop, err := mailclient.DialPOP(b.Context(), d.region("eu").POP3S, config)
+func benchLogin(b *testing.B, region demoRegionReport, user demoUser, config *tls.Config) *mailclient.POP {
+	pop, err := mailclient.DialPOP(b.Context(), region.POP3S, config)
 	if err != nil {
 		b.Fatal(err)
 	}
