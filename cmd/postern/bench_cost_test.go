@@ -19,7 +19,7 @@ import (
 )
 
 // perfDir, if set, is where a benchmark leaves a CPU profile of each role, user
-// code and kernel: perf report -i DIR/BenchmarkDelivery-mailbox.perf. System
+// code and kernel: perf report -i DIR/BenchmarkDelivery-postern-mailbox.perf. System
 // calls and context switches are counted then too. It needs perf, and the right
 // to use it.
 const perfDir = "POSTERN_BENCH_PERF"
@@ -223,7 +223,7 @@ func watch(b *testing.B, region demoRegionReport) *watching {
 		all, byRole[process.Role] = append(all, pid), append(byRole[process.Role], pid)
 	}
 	for role, pids := range byRole {
-		file := filepath.Join(dir, b.Name()+"-"+role+".perf")
+		file := filepath.Join(dir, strings.ReplaceAll(b.Name(), "/", "-")+"-"+role+".perf")
 		w.recorders = append(w.recorders, exec.Command("perf", "record", "--quiet", "--call-graph=fp", "--event=cpu-clock",
 			"--freq=997", "--output="+file, "--pid="+strings.Join(pids, ",")))
 	}

@@ -17,10 +17,15 @@ import (
 
 // BenchmarkDelivery delivers messages of 90 KB from 32 connections.
 func BenchmarkDelivery(b *testing.B) {
-	d := benchDemo(b)
-	users := d.makeUsers("eu", 8)
-	text := letterOf("delivery", 90<<10)
-	measureSent(b, d.region("eu"), 32, func(n int) (string, []byte) { return users[n%len(users)].Address, text })
+	others, text := rivals{}, letterOf("delivery", 90<<10)
+	toPeer := func(n int) (string, []byte) { return fmt.Sprintf("u%d@example.net", n%8), text }
+	others.run(b, "floor", func(b *testing.B) float64 { return measureSent(b, startFloor(b, "store", "intake"), 32, toPeer) })
+	others.run(b, "dovecot", func(b *testing.B) float64 { return measureSent(b, startDovecot(b), 32, toPeer) })
+	others.run(b, "postern", func(b *testing.B) float64 {
+		d := benchDemo(b)
+		users := d.makeUsers("eu", 8)
+		return measureSent(b, d.region("eu"), 32, func(n int) (string, []byte) { return users[n%len(users)].Address, text })
+	})
 }
 
 // BenchmarkDurable delivers messages of 4 KB from 64 connections, and compares
@@ -91,10 +96,10 @@ func appends(b *testing.B, dir string, size int) float64 {
 }
 
 // measureSent measures deliveries from a number of connections.
-func measureSent(b *testing.B, region demoRegionReport, connections int, letter func(n int) (to string, text []byte)) {
+func measureSent(b *testing.B, region demoRegionReport, connections int, letter func(n int) (to string, text []byte)) float64 {
 	b.Helper()
 	send(b, region.LMTP, connections, times(2*connections), letter) // for warmth
-	measure(b, region, func() { send(b, region.LMTP, connections, b.Loop, letter) })
+	return measure(b, region, func() { send(b, region.LMTP, connections, b.Loop, letter) })
 }
 
 // send delivers messages from a number of connections, as long as there are

@@ -33,16 +33,6 @@ const (
 	floorStore = "POSTERN_BENCH_FLOOR_STORE" // address of the store, for the intake
 )
 
-func BenchmarkFloorSession(b *testing.B) {
-	region := startFloor(b, "front")
-	measureEach(b, region, func() { shortSession(b, region, demoUser{Address: "u", Password: "p"}, anyTLS()) })
-}
-
-func BenchmarkFloorDelivery(b *testing.B) {
-	text := letterOf("floor", 90<<10)
-	measureSent(b, startFloor(b, "store", "intake"), 32, func(int) (string, []byte) { return "u@example.net", text })
-}
-
 // anyTLS is a client's that offers what benchTLS does and verifies nothing.
 func anyTLS() *tls.Config {
 	return &tls.Config{InsecureSkipVerify: true, CurvePreferences: []tls.CurveID{tls.X25519}} //nolint:gosec // of a peer, not of ours

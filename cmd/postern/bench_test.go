@@ -32,10 +32,20 @@ func benchDemo(b *testing.B) (d *running) {
 }
 
 func BenchmarkShortSession(b *testing.B) {
-	d := benchDemo(b)
-	user := d.user("eu", kindLocal)
-	region, config := d.region("eu"), benchTLS(d, nil)
-	measureEach(b, region, func() { shortSession(b, region, user, config) })
+	others := rivals{}
+	others.run(b, "floor", func(b *testing.B) float64 {
+		region := startFloor(b, "front")
+		return measureEach(b, region, func() { shortSession(b, region, peerUser, anyTLS()) })
+	})
+	others.run(b, "dovecot", func(b *testing.B) float64 {
+		region := startDovecot(b)
+		return measureEach(b, region, func() { shortSession(b, region, peerUser, anyTLS()) })
+	})
+	others.run(b, "postern", func(b *testing.B) float64 {
+		d := benchDemo(b)
+		user, region, config := d.user("eu", kindLocal), d.region("eu"), benchTLS(d, nil)
+		return measureEach(b, region, func() { shortSession(b, region, user, config) })
+	})
 }
 
 func BenchmarkShortSessionResumed(b *testing.B) {
@@ -43,6 +53,23 @@ func BenchmarkShortSessionResumed(b *testing.B) {
 	user := d.user("eu", kindLocal)
 	region, config := d.region("eu"), benchTLS(d, tls.NewLRUClientSessionCache(1))
 	measureEach(b, region, func() { shortSession(b, region, user, config) })
+}
+
+// peerUser is one that peers know.
+var peerUser = demoUser{Address: "u0@example.net", Password: "p"}
+
+// rivals are what others took for the same, in the same run.
+type rivals map[string]float64 // CPU seconds by name
+
+// run measures one of them, and compares it with those before it.
+func (r rivals) run(b *testing.B, name string, cpu func(*testing.B) float64) {
+	b.Run(name, func(b *testing.B) {
+		took := cpu(b)
+		for other, its := range r {
+			b.ReportMetric(took/its, "x-"+other)
+		}
+		r[name] = took
+	})
 }
 
 func shortSession(b *testing.B, region demoRegionReport, user demoUser, config *tls.Config) {
@@ -56,11 +83,19 @@ func shortSession(b *testing.B, region demoRegionReport, user demoUser, config *
 // BenchmarkPoll is what a mail client does each few minutes when it finds one
 // new message of about 80 KB.
 func BenchmarkPoll(b *testing.B) {
-	d := benchDemo(b)
-	user := d.makeUsers("eu", 1)[0]
-	d.deliverText(b, user, letterOf("poll", 80<<10))
-	region, config := d.region("eu"), benchTLS(d, nil)
-	measureEach(b, region, func() { poll(b, region, user, config) })
+	others, text := rivals{}, letterOf("poll", 80<<10)
+	others.run(b, "dovecot", func(b *testing.B) float64 {
+		region := startDovecot(b)
+		send(b, region.LMTP, 1, times(1), func(int) (string, []byte) { return peerUser.Address, text })
+		return measureEach(b, region, func() { poll(b, region, peerUser, anyTLS()) })
+	})
+	others.run(b, "postern", func(b *testing.B) float64 {
+		d := benchDemo(b)
+		user := d.makeUsers("eu", 1)[0]
+		d.deliverText(b, user, text)
+		region, config := d.region("eu"), benchTLS(d, nil)
+		return measureEach(b, region, func() { poll(b, region, user, config) })
+	})
 }
 
 func poll(b *testing.B, region demoRegionReport, user demoUser, config *tls.Config) {

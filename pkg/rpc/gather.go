@@ -15,7 +15,9 @@ import (
 // and on a body these calls cost more than its encryption.
 //
 //	gRPC ── 64 KiB ──▶ crypto/tls ── a record at a time ──▶ pipe ── 64 KiB ──▶ socket
-type gathering struct{ credentials.TransportCredentials }
+type gathering struct {
+	credentials.TransportCredentials
+}
 
 // ClientHandshake implements credentials.TransportCredentials.
 func (g gathering) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
