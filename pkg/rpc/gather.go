@@ -86,6 +86,9 @@ func (p *pipe) end() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.keep = false
+	if len(p.kept) == 0 {
+		return nil
+	}
 	p.sending.Store(true)
 	_, err := p.Conn.Write(p.kept)
 	p.sending.Store(false)

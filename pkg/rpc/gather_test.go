@@ -14,7 +14,9 @@ import (
 
 // records stands for TLS: it writes in pieces of a record, and says something
 // when it is closed.
-type records struct{ credentials.TransportCredentials }
+type records struct {
+	credentials.TransportCredentials
+}
 
 func (records) ClientHandshake(_ context.Context, _ string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	return recordConn{raw}, nil, nil
@@ -70,7 +72,7 @@ func ends(t *testing.T) (client, server net.Conn, writes *atomic.Int32) {
 
 func TestGatheredRecordsAreOneWrite(t *testing.T) {
 	client, server, writes := ends(t)
-	for i, pair := range [][2]net.Conn{{client, server}, {server, client}} {
+	for i, pair := range [][2]net.Conn{{client, server}, {client, server}, {server, client}, {server, client}} {
 		sent := bytes.Repeat([]byte("0123456789abcde\n"), 100<<10/16+i)
 		failed := make(chan error, 1)
 		go func() { _, err := pair[0].Write(sent); failed <- err }()
