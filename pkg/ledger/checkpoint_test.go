@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/postern-pop/postern/pkg/blob"
@@ -149,21 +150,23 @@ func TestWriteCheckpointRefuses(t *testing.T) {
 // A checkpoint comes into being whatever the store does, or not at all.
 func TestCheckpointOnHostileStore(t *testing.T) {
 	for seed := range uint64(50) {
-		memory := blobtest.NewMemory()
-		store := blobtest.NewFaulty(memory, nil)
-		l, _ := open(t, store)
-		add(t, l, 0, 1, 2, 3, 4)
-		store.SetPlan(blobtest.Seeded(seed, 0.3))
-		err := l.WriteCheckpoint(context.Background(), l.Last(), partsOf([]uint64{0, 1, 2, 3, 4}))
-		store.SetPlan(nil)
-		if (err == nil) != (l.Tail() == 0) {
-			t.Errorf("seed %d: %v, tail %d", seed, err, l.Tail())
-		}
-		next, h := open(t, memory)
-		wantNumbers(t, h, "[0 1 2 3 4]")
-		if (len(h.loaded) == 0) != (err != nil) || next.Stats().Damaged != 0 {
-			t.Errorf("seed %d: %v, %d loaded", seed, err, len(h.loaded))
-		}
+		synctest.Test(t, func(t *testing.T) {
+			memory := blobtest.NewMemory()
+			store := blobtest.NewFaulty(memory, nil)
+			l, _ := open(t, store)
+			add(t, l, 0, 1, 2, 3, 4)
+			store.SetPlan(blobtest.Seeded(seed, 0.3))
+			err := l.WriteCheckpoint(context.Background(), l.Last(), partsOf([]uint64{0, 1, 2, 3, 4}))
+			store.SetPlan(nil)
+			if (err == nil) != (l.Tail() == 0) {
+				t.Errorf("seed %d: %v, tail %d", seed, err, l.Tail())
+			}
+			next, h := open(t, memory)
+			wantNumbers(t, h, "[0 1 2 3 4]")
+			if (len(h.loaded) == 0) != (err != nil) || next.Stats().Damaged != 0 {
+				t.Errorf("seed %d: %v, %d loaded", seed, err, len(h.loaded))
+			}
+		})
 	}
 }
 

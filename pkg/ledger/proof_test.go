@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/postern-pop/postern/pkg/blob"
@@ -224,19 +225,21 @@ func TestProofIsAsOfTheBeginning(t *testing.T) {
 // When the proof can't be had the outcome is unknown, and nothing is said to be
 // stored.
 func TestNoProof(t *testing.T) {
-	memory, c := blobtest.NewMemory(), &clock{}
-	store := blobtest.NewFaulty(memory, nil)
-	l, _ := openAt(t, store, c)
-	c.now += time.Hour
-	store.SetPlan(onOp(blobtest.OpList, blobtest.Fault{Before: blobtest.ErrInjected}))
-	if err := l.Confirm(context.Background()); maildrop.KindOf(err) != maildrop.Transient {
-		t.Errorf("Confirm: %v", err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
-	defer cancel()
-	if _, err := l.Append(ctx, []Draft{message(1)}); !errors.Is(err, ErrBroken) || maildrop.KindOf(err) != maildrop.Maybe {
-		t.Errorf("Append: %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		memory, c := blobtest.NewMemory(), &clock{}
+		store := blobtest.NewFaulty(memory, nil)
+		l, _ := openAt(t, store, c)
+		c.now += time.Hour
+		store.SetPlan(onOp(blobtest.OpList, blobtest.Fault{Before: blobtest.ErrInjected}))
+		if err := l.Confirm(context.Background()); maildrop.KindOf(err) != maildrop.Transient {
+			t.Errorf("Confirm: %v", err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if _, err := l.Append(ctx, []Draft{message(1)}); !errors.Is(err, ErrBroken) || maildrop.KindOf(err) != maildrop.Maybe {
+			t.Errorf("Append: %v", err)
+		}
+	})
 }
 
 // Confirm looks past what a dead owner left behind our fence.
