@@ -27,26 +27,12 @@ const (
 // with nil or until. It returns who answered so; nil: nobody did in time, or the
 // call was refused for good.
 func insist[T any](w *world, who, what string, until time.Time, call func(context.Context, *shard.Shard) (T, error)) (value T, by *owner) {
-	return insistAfter(w, time.Time{}, who, what, until, call)
-}
-
-// behindIsWrong: an owner that was replaced before a session was opened elsewhere
-// answers that session's calls out of a state that is older than the session's
-// snapshot. False once a shard refuses them with NotOwner.
-const behindIsWrong = true
-
-// insistAfter is insist for a call that makes no sense at an owner that was
-// replaced before the instant.
-func insistAfter[T any](w *world, after time.Time, who, what string, until time.Time, call func(context.Context, *shard.Shard) (T, error)) (value T, by *owner) {
 	for try := range triesAtMost {
 		if w.failed() {
 			return value, nil
 		}
 		t := w.dice.roll("try", who, what, try)
 		o, err := w.pick(t)
-		if err == nil && behindIsWrong && !o.replacedAt().After(after) {
-			err = errUnheard
-		}
 		if err == nil {
 			ctx, cancel := patience(t, w.temper)
 			value, err = ask(ctx, o, call)
@@ -171,7 +157,7 @@ func (w *world) session(name string, address maildrop.Address, auditor bool) {
 	if by == nil {
 		return
 	}
-	s := &session{world: w, name: name, address: address, opened: open, answered: time.Now(), until: open.from.Add(sessionFor), t: w.dice.roll("session", name)}
+	s := &session{world: w, name: name, address: address, opened: open, until: open.from.Add(sessionFor), t: w.dice.roll("session", name)}
 	seen := sight{name: name, to: address, from: open.from, until: time.Now(), at: open.from, entries: open.entries}
 	if replaced := by.replacedAt(); replaced.Before(seen.at) {
 		seen.at = replaced
@@ -211,17 +197,16 @@ func (s *session) idle(auditor bool) {
 type session struct {
 	opened
 
-	world    *world
-	name     string
-	address  maildrop.Address
-	answered time.Time // Open was
-	until    time.Time // its token counts no longer
-	t        throw
+	world   *world
+	name    string
+	address maildrop.Address
+	until   time.Time // its token counts no longer
+	t       throw
 }
 
 // resumed calls the session's Drop, at whoever owns the shard now.
 func resumed[T any](s *session, what string, call func(context.Context, maildrop.Drop) (T, error)) (value T, by *owner) {
-	return insistAfter(s.world, s.answered, s.name, what, s.until, func(ctx context.Context, at *shard.Shard) (T, error) {
+	return insist(s.world, s.name, what, s.until, func(ctx context.Context, at *shard.Shard) (T, error) {
 		drop, err := at.Resume(ctx, s.info, s.token)
 		if err != nil {
 			var nothing T

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/postern-pop/postern/pkg/blob"
@@ -230,16 +229,10 @@ func (o *owner) replacedAt() time.Time {
 	return o.replaced
 }
 
-// givenUpIsDamage: a take-over that ran out of time says Corrupt when the
-// checkpoints that it had listed were trimmed meanwhile. False once it says what ended it.
-const givenUpIsDamage = true
-
 // refusal looks at an error that a call ended with. It reports whether the call
 // may be repeated.
 func (w *world) refusal(err error, what string, about []string) bool {
 	switch kind := maildrop.KindOf(err); {
-	case kind == maildrop.Corrupt && givenUpIsDamage && strings.Contains(err.Error(), "(given up: "):
-		return true
 	case kind == maildrop.Corrupt:
 		w.violated("4, damage where nothing was damaged", about, "%s: %v", what, err)
 	case kind == maildrop.Internal:
