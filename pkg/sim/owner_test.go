@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/postern-pop/postern/pkg/blob"
@@ -203,9 +204,10 @@ func (w *world) created(o *owner, key string, size int) {
 	if !isLedger(key) {
 		return
 	}
+	inPast := w.covered(key)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if o.isOpen {
+	if o.isOpen || inPast {
 		return
 	}
 	// Its fence; a later one when it found that the first stands in the past.
@@ -216,6 +218,16 @@ func (w *world) created(o *owner, key string, size int) {
 		}
 	}
 	w.fenced = append(w.fenced, o)
+}
+
+// covered reports whether a checkpoint covers the ledger object: then it fences
+// nobody, for it stands in a past that nobody reads.
+func (w *world) covered(key string) bool {
+	sequence := key[strings.LastIndexByte(key, '/')+1:]
+	for range w.store.List(context.Background(), prefix+"/manifest/", prefix+"/manifest/"+sequence) {
+		return true
+	}
+	return false
 }
 
 // replacedAt is when a newer owner's fence was durable; the far future when
