@@ -27,13 +27,18 @@ import (
 	"github.com/postern-pop/postern/pkg/mailclient"
 )
 
-// tortureScale is how much nothingAcknowledgedIsLost does: messages,
-// mailboxes and the time between two kills. POSTERN_TORTURE=full is the whole of it.
-func tortureScale() (messages, mailboxes int, killEvery time.Duration) {
+// torture is how much nothingAcknowledgedIsLost does.
+type torture struct {
+	messages, mailboxes int
+	killEvery           time.Duration // a mailbox node
+}
+
+// usualTorture is the whole of it with POSTERN_TORTURE=full.
+func usualTorture() torture {
 	if os.Getenv("POSTERN_TORTURE") == "full" {
-		return 10_000, 500, 10 * time.Second
+		return torture{10_000, 500, 10 * time.Second}
 	}
-	return 4_000, 24, 3 * time.Second
+	return torture{4_000, 24, 3 * time.Second}
 }
 
 const tortureConnections = 8
@@ -42,7 +47,7 @@ const tortureConnections = 8
 func TestCluster(t *testing.T) {
 	d := startDemo(t, t.TempDir(), freePorts(t))
 	t.Run("slow reader of a large message", func(t *testing.T) { slowReaderOfALargeMessage(t, d.in(t)) })
-	t.Run("nothing acknowledged is lost", func(t *testing.T) { nothingAcknowledgedIsLost(t, d.in(t)) })
+	t.Run("nothing acknowledged is lost", func(t *testing.T) { nothingAcknowledgedIsLost(t, d.in(t), usualTorture()) })
 	d.stop()
 }
 
@@ -59,7 +64,7 @@ func TestClusterInBucket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	region.File = ""
+	region.File, region.Shards = "", 4
 	region.Storage = config.Storage{
 		S3: &config.S3{
 			Endpoints: []config.Endpoint{config.Endpoint(server.URL())}, Bucket: server.Bucket(), Prefix: "mail", PathStyle: true,
@@ -74,8 +79,8 @@ func TestClusterInBucket(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := startDemo(t, t.TempDir(), freePorts(t), "--regions", files, "--keep-storage")
-	nothingAcknowledgedIsLost(t, d, func(ctx context.Context) {
-		for sleep(ctx, 7*time.Second); ctx.Err() == nil; sleep(ctx, 7*time.Second) {
+	nothingAcknowledgedIsLost(t, d, torture{2_000, 16, 9 * time.Second}, func(ctx context.Context) {
+		for sleep(ctx, 5*time.Second); ctx.Err() == nil; sleep(ctx, 13*time.Second) {
 			server.Kill()
 			sleep(ctx, time.Second)
 			server.Restart()
@@ -88,19 +93,18 @@ func TestClusterInBucket(t *testing.T) {
 // mailbox node after the other is killed and comes back, and then fetches
 // everything: each message that was acknowledged is there exactly once and as it
 // was sent, and nothing is there that nobody sent.
-func nothingAcknowledgedIsLost(t *testing.T, d *running, also ...func(ctx context.Context)) {
-	messages, mailboxes, killEvery := tortureScale()
+func nothingAcknowledgedIsLost(t *testing.T, d *running, much torture, also ...func(ctx context.Context)) {
 	post := &postOffice{region: d.region("eu"), sent: map[string]*letter{}}
-	post.boxes = d.makeUsers("eu", mailboxes)
+	post.boxes = d.makeUsers("eu", much.mailboxes)
 
 	ctx, stop := context.WithCancel(t.Context())
 	killer := make(chan int)
-	go func() { killer <- d.killInTurns(ctx, "eu", killEvery) }()
+	go func() { killer <- d.killInTurns(ctx, "eu", much.killEvery) }()
 	var others sync.WaitGroup
 	for _, harm := range also {
 		others.Go(func() { harm(ctx) })
 	}
-	post.deliverAll(t, messages)
+	post.deliverAll(t, much.messages)
 	stop()
 	others.Wait()
 	t.Logf("%d messages acknowledged through %d kills, %d repeated", len(post.sent), <-killer, post.repeats.Load())

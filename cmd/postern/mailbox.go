@@ -17,7 +17,7 @@ func mailbox(ctx context.Context, p *run.Process, h *host, cfg *config.Process) 
 	if err != nil {
 		return err
 	}
-	store, closer, err := openStore(ctx, cfg.Region.Storage, me.log, me.metrics)
+	store, closer, err := awaitStore(ctx, cfg.Region.Storage, me.log, me.metrics)
 	if err != nil {
 		return err
 	}

@@ -63,6 +63,29 @@ func openBucket(ctx context.Context, cfg *config.S3, log *slog.Logger) (*s3.Stor
 	return store, nil
 }
 
+// storeAgain is how long a server waits before it tries anew to open a store
+// that it couldn't reach.
+const storeAgain = time.Second
+
+// awaitStore is openStore for a server: a store that can't be reached is waited
+// for, since a restart wouldn't bring it nearer.
+func awaitStore(ctx context.Context, cfg config.Storage, log *slog.Logger, to prometheus.Registerer) (blob.Store, io.Closer, error) {
+	for {
+		store, closer, err := openStore(ctx, cfg, log, to)
+		if err == nil || !errors.Is(err, s3.ErrUnreachable) && !errors.Is(err, blob.ErrThrottled) {
+			return store, closer, err
+		}
+		log.Error("waiting for the store", "error", err)
+		timer := time.NewTimer(storeAgain)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, nil, err
+		}
+	}
+}
+
 // seal is what encrypts a shard's part of the store; nil when the settings ask
 // for no encryption.
 func seal(cfg *config.Encryption, log *slog.Logger) (func(context.Context, blob.Store, string) (blob.Store, error), error) {
@@ -136,7 +159,7 @@ func advised(err error) error {
 		{verify.ErrBroken, "use another store, and see postern store verify"},
 		{s3.ErrPromise, "use another store: on this one two nodes could both believe that they own a mailbox"},
 		{blob.ErrFull, "make room in the store, or raise the bucket's quota"},
-		{blob.ErrThrottled, "wait, or raise the store's limits: the node tries again when it is restarted"},
+		{blob.ErrThrottled, "wait, or raise the store's limits: the node goes on trying"},
 	} {
 		if errors.Is(err, known.is) {
 			return fmt.Errorf("%w\nwhat to do: %s", err, known.does)
