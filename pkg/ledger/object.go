@@ -260,7 +260,7 @@ func decodeRecords(h header, b []byte) ([]Entry, error) {
 	for i := range entries {
 		record, n, err := decodeOne(b[at:], &crc)
 		if err != nil {
-			return nil, fmt.Errorf("record %d at octet %d: %w", i, headerSize+at, err)
+			return nil, inRecord(i, headerSize+at, err)
 		}
 		at += n
 		entries[i] = Entry{Position: At(h.sequence, uint16(i)), Epoch: h.epoch, Record: record, Offset: uint32(bodies)}
@@ -280,6 +280,14 @@ func decodeRecords(h header, b []byte) ([]Entry, error) {
 	return entries, nil
 }
 
+// inRecord says where in the object a record's error is.
+func inRecord(i, octet int, err error) error {
+	if errors.Is(err, ErrCorrupt) {
+		return damage(octet, fmt.Sprintf("record %d: %s", i, err.Error()))
+	}
+	return fmt.Errorf("octet %d: record %d: %w", octet, i, err)
+}
+
 // decodeOne reads one record header and returns its length.
 func decodeOne(b []byte, crc *uint32) (Record, int, error) {
 	r := reader{b: b}
@@ -296,9 +304,18 @@ func decodeOne(b []byte, crc *uint32) (Record, int, error) {
 	return record, end + crcSize, err
 }
 
-func damage(offset int, what string) error {
-	return fmt.Errorf("octet %d: %s: %w", offset, what, ErrCorrupt)
+// damageError is damage at a known octet of an object.
+type damageError struct {
+	octet int
+	what  string
 }
+
+func (e *damageError) Error() string {
+	return fmt.Sprintf("octet %d: %s: %v", e.octet, e.what, ErrCorrupt)
+}
+func (e *damageError) Unwrap() error { return ErrCorrupt }
+
+func damage(octet int, what string) error { return &damageError{octet, what} }
 
 // validate refuses drafts that could be written and would make no sense.
 func validate(drafts []Draft) error {

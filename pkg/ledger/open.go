@@ -48,7 +48,7 @@ func Open(ctx context.Context, config Config, begin func() State) (*Ledger, erro
 	began := time.Now()
 	damaged := uint64(0)
 	for {
-		o := newOpener(ctx, config, begin)
+		o := newOpener(config, begin)
 		err := o.run(ctx)
 		damaged += o.stats.Damaged
 		switch {
@@ -73,11 +73,13 @@ type opener struct {
 	clock  func() time.Duration
 	begin  func() State
 	state  State
+	take   func(ctx context.Context, got fetched) error // of Open or of Read
 
 	listed  []checkpoint  // oldest first
 	sound   []checkpoint  // of these, all but those found damaged
 	damaged []error       // what is wrong with those
 	covered uint64        // sequence of the checkpoint that was loaded, or 0
+	lost    []Damage      // all of it, for Read
 	hole    error         // the object that is missing where the ledger ends, and others are behind
 	proof   time.Duration // when our fence was proven to count
 
@@ -88,7 +90,7 @@ type opener struct {
 	stats    Stats
 }
 
-func newOpener(ctx context.Context, config Config, begin func() State) *opener {
+func newOpener(config Config, begin func() State) *opener {
 	log := config.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -98,10 +100,12 @@ func newOpener(ctx context.Context, config Config, begin func() State) *opener {
 	if clock == nil {
 		clock = sinceBoot
 	}
-	return &opener{
+	o := &opener{
 		files:  files{store: patient{Store: config.Store, log: log}, prefix: config.Prefix},
 		config: config, log: log, clock: clock, begin: begin, next: 1,
 	}
+	o.take = o.takeStrictly
+	return o
 }
 
 // run is the attempt: see the package's picture of a take-over.
@@ -288,6 +292,7 @@ func (o *opener) loadNewest(ctx context.Context) error {
 		}
 		o.log.Error("a checkpoint is damaged, going back to the one before", "key", o.manifest(c), "error", err)
 		o.damaged = append(o.damaged, err)
+		o.lost = append(o.lost, damageOf(o.manifest(c), err))
 		o.stats.Damaged++
 	}
 	o.sound = nil

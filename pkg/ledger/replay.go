@@ -114,10 +114,11 @@ func (f files) readPart(ctx context.Context, m *manifest, number int, buffer []b
 
 // fetched is one object's headers.
 type fetched struct {
-	key     string
-	header  header
-	entries []Entry
-	err     error
+	key      string
+	sequence uint64
+	header   header
+	entries  []Entry
+	err      error
 }
 
 func newBuffers() *sync.Pool { return &sync.Pool{New: func() any { return new([firstRead]byte) }} }
@@ -186,9 +187,9 @@ func (o *opener) sequences(ctx context.Context, next uint64, yield func(uint64, 
 	}
 }
 
-// take takes in what a list showed. Behind a hole nothing is applied: the fence
+// takeStrictly takes in what a list showed. Behind a hole nothing is applied: the fence
 // will go into the hole. But a hole that anybody knew to be durable is damage.
-func (o *opener) take(ctx context.Context, got fetched) error {
+func (o *opener) takeStrictly(ctx context.Context, got fetched) error {
 	switch {
 	case o.hole == nil && errors.Is(got.err, errMissing):
 		o.hole = got.err
@@ -203,10 +204,19 @@ func (o *opener) take(ctx context.Context, got fetched) error {
 		o.log.Warn("a dead owner's last append has a hole before it", "key", got.key, "hole", o.object(o.next))
 		return nil
 	}
+	if err := o.stillMissing(ctx); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: %s says so", o.hole, got.key)
+}
+
+// stillMissing is errAgain when what was missing is there now: its writer is at
+// work.
+func (o *opener) stillMissing(ctx context.Context) error {
 	if _, err := o.readHeader(ctx, o.object(o.next)); err == nil {
 		return fmt.Errorf("%w: %s is there now", errAgain, o.object(o.next))
 	}
-	return fmt.Errorf("%w: %s says so", o.hole, got.key)
+	return nil
 }
 
 // fetch reads and verifies an object's headers, with one read when they are
@@ -214,7 +224,7 @@ func (o *opener) take(ctx context.Context, got fetched) error {
 func (f files) fetch(ctx context.Context, sequence uint64, size int64, buffers *sync.Pool) fetched {
 	buffer := buffers.Get().(*[firstRead]byte)
 	defer buffers.Put(buffer)
-	got := fetched{key: f.object(sequence)}
+	got := fetched{key: f.object(sequence), sequence: sequence}
 	got.header, got.entries, got.err = f.headers(ctx, got.key, size, buffer[:])
 	if got.err == nil && got.header.sequence != sequence {
 		got.err = damage(atSequence, fmt.Sprintf("the object says it is sequence %d", got.header.sequence))
@@ -290,6 +300,11 @@ func (o *opener) apply(got fetched) error {
 	if err := o.admit(got); err != nil {
 		return fmt.Errorf("%s: %w", got.key, err)
 	}
+	return o.replay(got)
+}
+
+// replay applies an object that was admitted.
+func (o *opener) replay(got fetched) error {
 	o.next++
 	o.stats.Objects++
 	o.stats.Octets += uint64(got.header.size())

@@ -161,8 +161,12 @@ func (l *Ledger) trimParts(ctx context.Context, garbage func(name string, epoch 
 // Stored lists the objects of one kind, in the order of their names. What has
 // another form of name is logged and left out. After an error it ends.
 func (l *Ledger) Stored(ctx context.Context, kind ObjectKind) iter.Seq2[Stored, error] {
+	return l.files.listStored(ctx, kind, l.log)
+}
+
+func (f files) listStored(ctx context.Context, kind ObjectKind, log *slog.Logger) iter.Seq2[Stored, error] {
 	return func(yield func(Stored, error) bool) {
-		for object, err := range l.files.stored(ctx, kind, l.log) {
+		for object, err := range f.stored(ctx, kind, log) {
 			if err != nil {
 				err = &maildrop.Error{Op: "ledger.stored", Kind: kindOf(err), Err: err}
 			}

@@ -1,0 +1,197 @@
+package ledger
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Describe writes what an object of a ledger says, in lines for people: the
+// object at the key, whole. Secrets, hashes and mail are left out. The error wraps
+// ErrCorrupt when something is damaged, after what could be read; ErrVersion or
+// ErrLimit (a key that no ledger has).
+func Describe(w io.Writer, key string, object []byte) error {
+	d := &describer{w: w}
+	folder, name := path.Base(path.Dir(key)), path.Base(key)
+	switch {
+	case folder == "ledger":
+		d.ledger(object)
+	case folder == "manifest":
+		d.manifest(name, object)
+	case folder == "pack":
+		d.pack(name, object)
+	case folder == "body":
+		d.body(name, object)
+	case path.Base(path.Dir(path.Dir(key))) == "checkpoint":
+		d.part(folder, name, object)
+	default:
+		return fmt.Errorf("%s: not the key of a ledger's object: %w", key, ErrLimit)
+	}
+	if err := errors.Join(d.damage, d.failed); err != nil {
+		return fmt.Errorf("%s: %w", key, err)
+	}
+	return nil
+}
+
+// describer writes lines, and keeps what went wrong.
+type describer struct {
+	w      io.Writer
+	damage error // of the object
+	failed error // of w
+}
+
+func (d *describer) line(format string, args ...any) {
+	if d.failed == nil {
+		_, d.failed = fmt.Fprintf(d.w, format+"\n", args...)
+	}
+}
+
+// found keeps damage, and reports whether there is any.
+func (d *describer) found(err error) bool {
+	d.damage = errors.Join(d.damage, err)
+	return err != nil
+}
+
+func (d *describer) ledger(b []byte) {
+	h, err := decodeHeader(b)
+	if d.found(err) {
+		return
+	}
+	d.line("ledger object: sequence %d, epoch %d, ledger %08x, durable to %d", h.sequence, h.epoch, h.identity, h.durable)
+	d.line("%d records in %d octets, bodies in %d octets", h.count, h.headers, h.bodies)
+	if len(b) != h.size() {
+		d.found(damage(min(len(b), h.size()), fmt.Sprintf("the object has %d octets, its header says %d", len(b), h.size())))
+	}
+	entries, err := decodeRecords(h, b[headerSize:])
+	if d.found(err) {
+		return
+	}
+	for _, e := range entries {
+		d.line("%s %s", e.Position, inWords(e.Record))
+		if wire := inlineWire(e.Record); wire > 0 {
+			d.line("    body of %d octets at octet %d", wire, e.Offset)
+			d.inline(h, e, wire, b)
+		}
+	}
+}
+
+// inline checks an inline body.
+func (d *describer) inline(h header, e Entry, wire uint64, b []byte) {
+	end := uint64(e.Offset) + wire
+	if end+crcSize > uint64(len(b)) {
+		d.found(damage(int(e.Offset), fmt.Sprintf("body of %s is cut off", e.Position)))
+		return
+	}
+	if bodySum(h.identity, e.Position, b[e.Offset:end]) != binary.LittleEndian.Uint32(b[end:]) {
+		d.found(damage(int(e.Offset), fmt.Sprintf("checksum of the body of %s is wrong", e.Position)))
+	}
+}
+
+// inWords is a record without its secrets. An ID is a hash, too.
+func inWords(record Record) string {
+	switch r := record.(type) {
+	case *Fence:
+		return r.String()
+	case *Address:
+		return r.String()
+	case *Delivery:
+		where := "inline"
+		if r.Object != "" {
+			where = "body object " + r.Object
+		}
+		return fmt.Sprintf("delivery to %s: %d octets (%d in wire form), class %d, received %s, UID %q, %s",
+			r.Mailbox, r.Size, r.Wire, r.Class, stamp(r.Received), r.UID, where)
+	case *Removal:
+		return fmt.Sprintf("removal from %s at %s: %s", r.Mailbox, stamp(r.Time), list(r.Messages))
+	case *Pack:
+		var b strings.Builder
+		fmt.Fprintf(&b, "pack %s: %d octets, class %d, at %s", r.Object, r.Size, r.Class, stamp(r.Time))
+		for _, m := range r.Mailboxes {
+			fmt.Fprintf(&b, "\n    %s:", m.Mailbox)
+			for _, message := range m.Messages {
+				fmt.Fprintf(&b, " %s@%d", message.Position, message.Offset)
+			}
+		}
+		return b.String()
+	}
+	return record.Kind().String()
+}
+
+func stamp(t time.Time) string { return t.Format(time.RFC3339Nano) }
+
+func list(positions []Position) string {
+	words := make([]string, len(positions))
+	for i, p := range positions {
+		words[i] = p.String()
+	}
+	return strings.Join(words, " ")
+}
+
+func (d *describer) manifest(name string, b []byte) {
+	c, ok := files{}.checkpointOf(files{}.manifestPrefix() + name)
+	if !ok {
+		d.found(fmt.Errorf("the key isn't a manifest's: %w", ErrLimit))
+		return
+	}
+	m, err := decodeManifest(c, b)
+	if d.found(err) {
+		return
+	}
+	d.line("manifest: checkpoint of sequence %d, epoch %d, ledger %08x, made at %s", m.sequence, m.epoch, m.identity, stamp(m.time))
+	d.line("%d parts with %d octets", len(m.parts), m.octets())
+	for number, p := range m.parts {
+		d.line("part %06d: %d octets, CRC-32C %08x", number, p.length, p.crc)
+	}
+}
+
+func (d *describer) part(checkpointName, name string, b []byte) {
+	epoch, ok := epochOf(checkpointName)
+	number, err := strconv.ParseUint(name, 10, 32)
+	if !ok || err != nil {
+		d.found(fmt.Errorf("the key isn't a part's: %w", ErrLimit))
+		return
+	}
+	identity := uint32(0)
+	if len(b) >= partSize {
+		identity = binary.LittleEndian.Uint32(b[atIdentity:])
+	}
+	payload, err := decodePart(checkpoint{epoch: epoch, name: checkpointName}, identity, int(number), b)
+	if !d.found(err) {
+		d.line("part %d of checkpoint %s: epoch %d, ledger %08x, %d octets of payload", number, checkpointName, epoch, identity, len(payload))
+	}
+}
+
+func (d *describer) pack(name string, b []byte) {
+	h, err := decodePack(name, b)
+	if d.found(err) {
+		return
+	}
+	d.line("pack: epoch %d, ledger %08x, class %d, %d bodies in %d octets", h.epoch, h.identity, h.class, h.count, h.frames)
+	if len(b) != packSize+h.frames {
+		d.found(damage(min(len(b), packSize+h.frames), fmt.Sprintf("the object has %d octets, its header says %d", len(b), packSize+h.frames)))
+	}
+}
+
+func (d *describer) body(name string, b []byte) {
+	epoch, ok := epochOf(name)
+	if !ok {
+		d.found(fmt.Errorf("the key isn't a body's: %w", ErrLimit))
+		return
+	}
+	blocks, octets := 0, 0
+	for at := 0; at < len(b); at += frameSize {
+		frame := b[at:min(at+frameSize, len(b))]
+		if length := len(frame) - crcSize; length < 1 {
+			d.found(damage(at, "block is cut off"))
+		} else if octets += length; blockSum(name, uint64(blocks), frame[:length]) != binary.LittleEndian.Uint32(frame[length:]) {
+			d.found(damage(at, "checksum of the block is wrong"))
+		}
+		blocks++
+	}
+	d.line("body: epoch %d, %d octets in %d blocks", epoch, octets, blocks)
+}

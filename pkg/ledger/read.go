@@ -1,0 +1,177 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"slices"
+
+	"github.com/postern-pop/postern/pkg/maildrop"
+)
+
+// Damage is something that a Reader found lost.
+type Damage struct {
+	Key   string // of the object
+	Octet int    // where in it; -1: not known, or all of it
+	What  string
+}
+
+// String is for people.
+func (d Damage) String() string {
+	if d.Octet < 0 {
+		return d.Key + ": " + d.What
+	}
+	return fmt.Sprintf("%s: octet %d: %s", d.Key, d.Octet, d.What)
+}
+
+// damageOf takes an error of decoding apart.
+func damageOf(key string, err error) Damage {
+	var at *damageError
+	if errors.As(err, &at) {
+		return Damage{Key: key, Octet: at.octet, What: err.Error()}
+	}
+	return Damage{Key: key, Octet: -1, What: err.Error()}
+}
+
+// Reader is a ledger that is read and not taken over.
+type Reader struct {
+	files    files
+	log      *slog.Logger
+	identity uint32
+	epoch    uint64
+	last     uint64
+	damage   []Damage
+}
+
+// Read works the ledger out as Open does, and writes nothing: for tools, beside an
+// owner who goes on. It goes on where something is damaged, and reports it; State
+// then lacks what was there. Of the Config it needs Store, Prefix and Log.
+//
+// Errors: NotFound when there is no ledger, ErrCorrupt when neither a checkpoint
+// nor the ledger's beginning can be read, ErrVersion, those of State, and Transient or
+// Canceled when ctx ended while the store refused.
+func Read(ctx context.Context, config Config, begin func() State) (*Reader, error) {
+	for {
+		o := newOpener(config, begin)
+		o.take = o.takeTolerantly
+		err := o.read(ctx)
+		if errors.Is(err, errAgain) && ctx.Err() == nil {
+			continue
+		}
+		if err != nil {
+			return nil, &maildrop.Error{Op: "ledger.read", Kind: o.kind(err), Err: err}
+		}
+		return &Reader{
+			files: files{store: config.Store, prefix: config.Prefix}, log: o.log,
+			identity: o.identity, epoch: o.epoch, last: o.next - 1, damage: o.lost,
+		}, nil
+	}
+}
+
+func (o *opener) read(ctx context.Context) error {
+	err := o.list(ctx)
+	if err == nil {
+		err = o.loadNewest(ctx)
+	}
+	if err == nil {
+		err = o.replayTail(ctx)
+	}
+	if (len(o.lost) > 0 || errors.Is(err, ErrCorrupt)) && o.movedOn(ctx) {
+		return fmt.Errorf("%w: what is missing may have been trimmed", errAgain)
+	}
+	switch {
+	case err != nil:
+		return err
+	case o.epoch == 0 && len(o.listed) > 0:
+		return fmt.Errorf("no checkpoint and no beginning: %w", errors.Join(o.damaged...))
+	case o.epoch == 0:
+		return fmt.Errorf("%s: no ledger: %w", o.ledgerPrefix(), ErrGone)
+	}
+	if err := o.reachesAll(); err != nil {
+		o.lost = append(o.lost, damageOf(o.object(o.next), err))
+	}
+	return nil
+}
+
+// takeTolerantly takes in what a list showed, and notes what can't be.
+func (o *opener) takeTolerantly(ctx context.Context, got fetched) error {
+	switch {
+	case errors.Is(got.err, errMissing):
+		if o.hole == nil {
+			o.hole = got.err
+		}
+		return nil
+	case o.hole != nil && got.err == nil && got.header.durable < o.next:
+		return nil // behind a crash's hole: nobody replays it
+	case got.err != nil && !errors.Is(got.err, ErrCorrupt):
+		return got.err
+	case o.hole != nil && got.err == nil:
+		if err := o.stillMissing(ctx); err != nil {
+			return err
+		}
+		o.note(fetched{key: o.object(o.next), err: o.hole})
+		o.hole, o.next = nil, got.sequence
+	}
+	if got.err == nil {
+		got.err = o.admitAnyhow(got)
+	}
+	if got.err == nil {
+		return o.replay(got)
+	}
+	if o.epoch == 0 {
+		return got.err // the ledger's beginning is lost, and with it who it is
+	}
+	o.note(got)
+	if o.hole == nil {
+		o.next = got.sequence + 1
+	}
+	return nil
+}
+
+// admitAnyhow is admit for one who goes on: an epoch whose fence is lost is
+// taken as begun.
+func (o *opener) admitAnyhow(got fetched) error {
+	if o.epoch > 0 && got.header.epoch > o.epoch && got.header.identity == o.identity {
+		if fence, err := got.fence(); fence == nil && err == nil {
+			o.note(fetched{key: got.key, err: damage(atEpoch, fmt.Sprintf("the fence of epoch %d is lost", got.header.epoch))})
+			o.epoch = got.header.epoch
+		}
+	}
+	return o.admit(got)
+}
+
+func (o *opener) note(got fetched) {
+	o.lost = append(o.lost, damageOf(got.key, got.err))
+	o.log.Error("damage, going on behind it", "key", got.key, "error", got.err)
+}
+
+// Identity is the ledger's; UIDs are made of it.
+func (r *Reader) Identity() uint32 { return r.identity }
+
+// Epoch is the owner's when the ledger was read.
+func (r *Reader) Epoch() uint64 { return r.epoch }
+
+// Last is the highest sequence that was read.
+func (r *Reader) Last() uint64 { return r.last }
+
+// Damage is what was found lost while the ledger was read, in its order. Bodies
+// are checked when they are read.
+func (r *Reader) Damage() []Damage { return slices.Clone(r.damage) }
+
+// ReadBody is Ledger.ReadBody.
+func (r *Reader) ReadBody(ctx context.Context, position Position, place Place, wire uint64) ([]byte, error) {
+	return r.files.readBody(ctx, r.identity, position, place, wire)
+}
+
+// OpenBody is Ledger.OpenBody.
+func (r *Reader) OpenBody(ctx context.Context, object string, wire, offset uint64) (io.ReadCloser, error) {
+	return r.files.openBody(ctx, object, wire, offset)
+}
+
+// Stored is Ledger.Stored.
+func (r *Reader) Stored(ctx context.Context, kind ObjectKind) iter.Seq2[Stored, error] {
+	return r.files.listStored(ctx, kind, r.log)
+}
