@@ -98,8 +98,8 @@ func (h *host) gateway(ctx context.Context, p *run.Process, me *party, cfg *conf
 		TLS: with, Service: route.Local(), Allow: rpc.GatewayAllow(string(cfg.Region.Name)),
 		Log: me.log, Registerer: me.metrics,
 	})
-	// An operator reaches every region's addresses by any gateway.
-	admin.New(admin.Config{Store: directory.NewStore(h.global), Registrar: route, Log: me.log}).Register(server.GRPC())
+	// An operator reaches every region's addresses and mailboxes by any gateway.
+	admin.New(admin.Config{Store: directory.NewStore(h.global), Registrar: route, Deliverer: route, Log: me.log}).Register(server.GRPC())
 	return serve(ctx, p, "gateway", string(cfg.Front.Gateway.Listen), server.Serve, stopper(server.Stop))
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/postern-pop/postern/pkg/config"
+	"github.com/postern-pop/postern/pkg/movein"
 )
 
 // Exit codes.
@@ -42,6 +43,7 @@ type cli struct {
 	Address    addressCmd    `cmd:"" group:"Operators" help:"Who may log in."`
 	Continuity continuityCmd `cmd:"" group:"Operators" help:"Continuity events: start, schedule, extend, end, status."`
 	Override   overrideCmd   `cmd:"" group:"Operators" help:"The POP Services Override."`
+	Import     importCmd     `cmd:"" group:"Operators" help:"Move a maildrop in from another server: a Maildir or an mbox."`
 
 	Deliver deliverCmd `cmd:"" group:"Tools" help:"Hand a message to an intake."`
 	Config  configCmd  `cmd:"" group:"Tools" help:"Look at configuration files."`
@@ -60,6 +62,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { exited = code }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.Vars{"uid_format": movein.DefaultUIDFormat},
 	)
 	if err != nil {
 		fmt.Fprintln(stderr, "postern:", err)

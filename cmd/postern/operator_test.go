@@ -85,41 +85,49 @@ type bench struct {
 	context string
 	server  string
 	ca      *pki.Authority
+	store   *directory.Store
 	view    *directory.View
 	records *records
+	mail    *mailboxes // where imported mail goes
 }
 
 func newBench(t *testing.T) *bench {
-	b := &bench{t: t, dir: t.TempDir(), records: &records{byName: make(map[maildrop.Address]maildrop.AddressRecord)}}
+	b := &bench{t: t, dir: t.TempDir(), records: &records{byName: make(map[maildrop.Address]maildrop.AddressRecord)}, mail: &mailboxes{}}
 	var err error
 	b.ca, err = pki.Open(filepath.Join(b.dir, "pki"), "test", time.Now)
 	noError(t, err)
 	client := b.etcd()
-	store := directory.NewStore(client)
-	noError(t, store.PublishRegion(t.Context(), directory.Region{Name: "eu", Title: "Europe", Hostname: "eu-pop.postern.example",
+	b.store = directory.NewStore(client)
+	noError(t, b.store.PublishRegion(t.Context(), directory.Region{Name: "eu", Title: "Europe", Hostname: "eu-pop.postern.example",
 		Shards: 16, Gateway: "127.0.0.1:1", CrossRegion: directory.CrossRegionRelay}))
 	view, err := directory.Open(t.Context(), client, slog.New(slog.DiscardHandler))
 	noError(t, err)
 	t.Cleanup(view.Close)
 	b.view = view
 
-	config, err := rpc.ServerTLS(b.identity(rpc.RoleFront, "front-1"))
-	noError(t, err)
+	b.server = b.gateway("front-1", b.mail)
+	b.context = b.write("operator.yaml", b.identity(rpc.RoleOperator, "ann"), closedPort(t), b.server)
+	return b
+}
+
+// gateway is a front's gateway, with the Admin service.
+func (b *bench) gateway(name string, mail maildrop.Deliverer) (address string) {
+	b.t.Helper()
+	config, err := rpc.ServerTLS(b.identity(rpc.RoleFront, name))
+	noError(b.t, err)
 	server := rpc.NewServer(rpc.ServerConfig{TLS: config, Service: b.records, Allow: rpc.GatewayAllow("eu")})
-	admin.New(admin.Config{Store: store, Registrar: b.records, Log: slog.New(slog.DiscardHandler)}).Register(server.GRPC())
+	admin.New(admin.Config{Store: b.store, Registrar: b.records, Deliverer: mail, Log: slog.New(slog.DiscardHandler)}).Register(server.GRPC())
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	noError(t, err)
+	noError(b.t, err)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	t.Cleanup(func() {
+	b.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		server.Stop(ctx)
 		<-served
 	})
-	b.server = listener.Addr().String()
-	b.context = b.write("operator.yaml", b.identity(rpc.RoleOperator, "ann"), closedPort(t), b.server)
-	return b
+	return listener.Addr().String()
 }
 
 // etcd is a real one, with a client.

@@ -3,7 +3,8 @@
 // port, next to Maildrop.
 //
 //	operator's CLI ──mTLS── Admin ──▶ directory.Store     accounts, domains (etcd)
-//	                          │  └──▶ maildrop.Registrar  addresses (their shards)
+//	                          │  ├──▶ maildrop.Registrar  addresses (their shards)
+//	                          │  └──▶ maildrop.Deliverer  maildrops moved in from other servers
 //	                          └─────▶ one audit line a change: who, what, before, after
 //
 // Who may call is decided before, by the role in the caller's certificate. Here
@@ -25,6 +26,11 @@
 //     that is all that is asked of it. Strength is the customer's policy; what
 //     cannot be typed into PASS (RFC 2449 section 4: a line of 255) is ours.
 //   - 2026-11-23: an outcome that is not known (Maybe) is audited too, as such.
+//   - 2026-11-23: an import is one stream, its messages delivered one after the
+//     other: the order in which they are committed is the order of the listing, and
+//     clients that go by message numbers keep theirs. A message of over 1 MiB is not
+//     held but streamed on; when its owner changes meanwhile the run ends, and the
+//     operator's command sends on from there. Refused: a spool on the gateway's disk.
 package admin
 
 import (
@@ -53,6 +59,7 @@ const (
 type Config struct {
 	Store     *directory.Store
 	Registrar maildrop.Registrar // reaches every region's addresses; a router
+	Deliverer maildrop.Deliverer // reaches every region's mailboxes; nil: no imports
 	Log       *slog.Logger       // the audit's lines go there
 
 	Now func() time.Time                     // nil: time.Now
@@ -64,16 +71,18 @@ type Server struct {
 	posternv1.UnimplementedAdminServer
 	store     *directory.Store
 	registrar maildrop.Registrar
+	deliverer maildrop.Deliverer
 	log       *slog.Logger
 	now       func() time.Time
 	who       func(context.Context) (string, bool)
 	hashing   chan struct{}
+	importing chan struct{}
 }
 
 // New makes a Server.
 func New(c Config) *Server {
-	s := &Server{store: c.Store, registrar: c.Registrar, log: c.Log, now: c.Now, who: c.Who,
-		hashing: make(chan struct{}, maxHashing)}
+	s := &Server{store: c.Store, registrar: c.Registrar, deliverer: c.Deliverer, log: c.Log, now: c.Now, who: c.Who,
+		hashing: make(chan struct{}, maxHashing), importing: make(chan struct{}, maxImports)}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -127,12 +136,17 @@ func audited[T any](ctx context.Context, s *Server, action string, work func(*ch
 	case err != nil:
 		return none, rpc.ToStatus(err)
 	}
-	s.log.InfoContext(ctx, "audit", "who", who, "action", c.action, "target", c.target,
-		"before", c.before, "after", c.after, "outcome", outcome)
+	s.audit(ctx, who, c, outcome)
 	if err != nil {
 		return none, rpc.ToStatus(err)
 	}
 	return answer, nil
+}
+
+// audit writes the line of one change.
+func (s *Server) audit(ctx context.Context, who string, c change, outcome string) {
+	s.log.InfoContext(ctx, "audit", "who", who, "action", c.action, "target", c.target,
+		"before", c.before, "after", c.after, "outcome", outcome)
 }
 
 // known runs what only reads.

@@ -90,13 +90,14 @@ func (m *memory) Addresses(_ context.Context, account string) ([]maildrop.Addres
 
 // rig is the service with all around it.
 type rig struct {
-	t      *testing.T
-	admin  posternv1.AdminClient
-	store  *directory.Store
-	memory *memory
-	audit  *bytes.Buffer
-	who    string
-	now    time.Time
+	t         *testing.T
+	admin     posternv1.AdminClient
+	store     *directory.Store
+	memory    *memory
+	mailboxes *mailboxes
+	audit     *bytes.Buffer
+	who       string
+	now       time.Time
 }
 
 var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
@@ -104,11 +105,11 @@ var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 func newRig(t *testing.T) *rig {
 	client, _ := etcdtest.Start(t)
 	r := &rig{t: t, store: directory.NewStore(client), audit: new(bytes.Buffer), who: "postern://ops/operator/ann", now: noon,
-		memory: &memory{records: make(map[maildrop.Address]maildrop.AddressRecord)}}
+		memory: &memory{records: make(map[maildrop.Address]maildrop.AddressRecord)}, mailboxes: &mailboxes{}}
 	must(t, r.store.PublishRegion(t.Context(), directory.Region{Name: "eu", Title: "Europe", Hostname: "eu-pop.postern.example",
 		Shards: 16, Gateway: "127.0.0.1:1", CrossRegion: directory.CrossRegionRelay}))
 	server := grpc.NewServer()
-	New(Config{Store: r.store, Registrar: r.memory, Log: slog.New(slog.NewJSONHandler(r.audit, nil)),
+	New(Config{Store: r.store, Registrar: r.memory, Deliverer: r.mailboxes, Log: slog.New(slog.NewJSONHandler(r.audit, nil)),
 		Now: func() time.Time { return r.now },
 		Who: func(context.Context) (string, bool) { return r.who, r.who != "" },
 	}).Register(server)

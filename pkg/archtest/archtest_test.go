@@ -36,6 +36,7 @@ var rooms = map[string]string{
 	"pkg/rpc":           "proto/postern/v1",
 	"pkg/router":        "pkg/directory pkg/placement pkg/gossip pkg/rpc pkg/policy",
 	"pkg/admin":         "pkg/directory pkg/router pkg/policy pkg/auth pkg/rpc proto/postern/v1",
+	"pkg/movein":        "pkg/wire",
 	"pkg/config":        "pkg/blob regions",
 	"pkg/run":           "",
 	"pkg/pki":           "pkg/rpc",

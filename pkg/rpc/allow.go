@@ -16,7 +16,9 @@ type errand uint8
 const (
 	errandUnknown  errand = iota // refused to everybody
 	errandSession                // of a user's session
+	errandAccept                 // whether mail would be taken
 	errandDelivery               // of mail on its way in
+	errandImport                 // of mail that another server kept, with its UIDs and times
 	errandAddress                // on address records
 	errandAdmin                  // of an operator
 )
@@ -27,8 +29,12 @@ func errandOf(method string) errand {
 		posternv1.Maildrop_Read_FullMethodName, posternv1.Maildrop_Remove_FullMethodName,
 		posternv1.Maildrop_Check_FullMethodName:
 		return errandSession
-	case posternv1.Maildrop_Accept_FullMethodName, posternv1.Maildrop_Deliver_FullMethodName:
+	case posternv1.Maildrop_Accept_FullMethodName:
+		return errandAccept
+	case posternv1.Maildrop_Deliver_FullMethodName:
 		return errandDelivery
+	case posternv1.Maildrop_Import_FullMethodName:
+		return errandImport
 	case posternv1.Maildrop_PutAddress_FullMethodName, posternv1.Maildrop_GetAddress_FullMethodName,
 		posternv1.Maildrop_RemoveAddress_FullMethodName, posternv1.Maildrop_ListAddresses_FullMethodName:
 		return errandAddress
@@ -40,18 +46,18 @@ func errandOf(method string) errand {
 }
 
 // NodeAllow says who may call a mailbox node: fronts of its region for sessions,
-// address records and the deliveries that they relay as a gateway; intakes of
-// its region for deliveries; operators for the Admin service. Nobody else, and
-// nothing else.
+// address records and the deliveries and imports that they relay as a gateway;
+// intakes of its region for deliveries; operators for the Admin service. Nobody
+// else, and nothing else.
 func NodeAllow(region string) func(Identity, string) error {
 	return func(id Identity, method string) error {
 		switch e := errandOf(method); {
 		case e == errandAdmin && id.Role == RoleOperator:
 			return nil
 		case id.Region != region: // below: the node's own region only
-		case id.Role == RoleFront && (e == errandSession || e == errandAddress || e == errandDelivery):
+		case id.Role == RoleFront && e != errandUnknown && e != errandAdmin:
 			return nil
-		case id.Role == RoleIntake && e == errandDelivery:
+		case id.Role == RoleIntake && (e == errandAccept || e == errandDelivery):
 			return nil
 		}
 		return fmt.Errorf("%s may not call %s at a mailbox node of %s", id, method, region)
@@ -59,16 +65,17 @@ func NodeAllow(region string) func(Identity, string) error {
 }
 
 // GatewayAllow says who may call a region's gateway: fronts of any region for
-// sessions and address records, intakes of any region for deliveries, operators
-// for the Admin service. Nobody else, and nothing else.
+// sessions, address records and the imports of their operators; intakes of any
+// region for deliveries; operators for the Admin service. Nobody else, and
+// nothing else.
 func GatewayAllow(region string) func(Identity, string) error {
 	return func(id Identity, method string) error {
 		switch e := errandOf(method); {
 		case e == errandAdmin && id.Role == RoleOperator:
 			return nil
-		case id.Role == RoleFront && (e == errandSession || e == errandAddress):
+		case id.Role == RoleFront && (e == errandSession || e == errandAddress || e == errandAccept || e == errandImport):
 			return nil
-		case id.Role == RoleIntake && e == errandDelivery:
+		case id.Role == RoleIntake && (e == errandAccept || e == errandDelivery):
 			return nil
 		}
 		return fmt.Errorf("%s may not call %s at the gateway of %s", id, method, region)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -88,6 +89,40 @@ func TestBodiesAreExact(t *testing.T) {
 					t.Errorf("read %d octets from %d %s: %d octets, %v", size, offset, name, n, err)
 				}
 			}
+		}
+	}
+}
+
+// What an import says of a message comes out as it went in, and only by the
+// method that is for it.
+func TestImportedEnvelope(t *testing.T) {
+	var got maildrop.Envelope
+	a := newAuthority(t)
+	service := &script{deliver: func(_ context.Context, e maildrop.Envelope, _ maildrop.Body) error { got = e; return nil }}
+	only := func(method string) func(rpc.Identity, string) error {
+		return func(_ rpc.Identity, called string) error {
+			if called != method {
+				return errors.New("another method")
+			}
+			return nil
+		}
+	}
+	for _, c := range []struct {
+		method   string
+		uid      maildrop.UID
+		received time.Time
+	}{
+		{posternv1.Maildrop_Deliver_FullMethodName, "", time.Time{}},
+		{posternv1.Maildrop_Import_FullMethodName, "0000000a6553f163", time.Time{}},
+		{posternv1.Maildrop_Import_FullMethodName, "", time.Unix(0, 1).UTC()},
+		{posternv1.Maildrop_Import_FullMethodName, "UID1-1795418113", time.Date(2026, 11, 23, 1, 2, 3, 456, time.UTC)},
+	} {
+		_, address := serve(t, rpc.ServerConfig{TLS: a.server(node), Service: service, Allow: only(c.method)})
+		pool := rpc.NewPool(rpc.PoolConfig{TLS: a.client(front)})
+		defer pool.Close()
+		sent := maildrop.Envelope{ID: maildrop.RandomID(), To: anna, Session: "s", UID: c.uid, Received: c.received}
+		if err := pool.Client(address).Deliver(t.Context(), sent, body("x\r\n")); err != nil || got != sent {
+			t.Errorf("%+v arrived as %+v by %s: %v", sent, got, c.method, err)
 		}
 	}
 }
@@ -296,6 +331,31 @@ func TestServerAgainstGeneratedClient(t *testing.T) {
 		} else if err != nil || string(got) != "abc" {
 			t.Errorf("%s: %q, %v", m.what, got, err)
 		}
+	}
+	for _, m := range []struct {
+		what     string
+		by       func(context.Context, ...grpc.CallOption) (grpc.ClientStreamingClient[posternv1.DeliverRequest, posternv1.DeliverResponse], error)
+		uid      string
+		received int64
+	}{
+		{"a unique-id by Deliver", c.Deliver, "u", 0},
+		{"a time by Deliver", c.Deliver, "", 1},
+		{"neither by Import", c.Import, "", 0},
+		{"a unique-id with a space", c.Import, "u v", 0},
+		{"a unique-id too long", c.Import, strings.Repeat("u", 71), 0},
+	} {
+		got = nil
+		stream, err := m.by(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream.Send(&posternv1.DeliverRequest{Envelope: &posternv1.Envelope{
+			Id: id, Address: string(anna), Wire: 3, Size: 3, Uid: m.uid, ReceivedUnixNano: m.received}})
+		stream.Send(data("abc"))
+		if _, err = stream.CloseAndRecv(); got != nil {
+			t.Errorf("%s reached the service", m.what)
+		}
+		invalid(m.what, err)
 	}
 	_, err = c.Open(t.Context(), &posternv1.OpenRequest{Address: "Anna@example.com"})
 	invalid("address not canonical", err)

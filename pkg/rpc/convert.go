@@ -71,19 +71,32 @@ func entriesFromWire(l *posternv1.Listing) ([]maildrop.Entry, bool) {
 }
 
 func envelopeToWire(e maildrop.Envelope, body maildrop.Body) *posternv1.Envelope {
-	return &posternv1.Envelope{
+	out := &posternv1.Envelope{
 		Id: e.ID[:], Sender: []byte(e.Sender), Address: string(e.To), Session: e.Session,
-		Wire: body.Wire(), Size: body.Size(),
+		Wire: body.Wire(), Size: body.Size(), Uid: string(e.UID),
 	}
+	if !e.Received.IsZero() {
+		out.ReceivedUnixNano = e.Received.UnixNano()
+	}
+	return out
 }
+
+// imported reports whether an envelope says what only an import may say: under
+// which unique-id the message is kept, or since when.
+func imported(e maildrop.Envelope) bool { return e.UID != "" || !e.Received.IsZero() }
 
 func envelopeFromWire(op string, in *posternv1.Envelope) (maildrop.Envelope, error) {
 	to, err := addressFromWire(op, in.GetAddress())
 	if err != nil {
 		return maildrop.Envelope{}, err
 	}
-	e := maildrop.Envelope{Sender: string(in.GetSender()), To: to, Session: in.GetSession()}
+	e := maildrop.Envelope{Sender: string(in.GetSender()), To: to, Session: in.GetSession(), UID: maildrop.UID(in.GetUid())}
+	if in.GetReceivedUnixNano() != 0 {
+		e.Received = time.Unix(0, in.GetReceivedUnixNano()).UTC()
+	}
 	switch {
+	case e.UID != "" && !e.UID.Valid():
+		return e, invalid(op, "a unique-id is 1 to 70 printable octets (RFC 1939 section 7)")
 	case copy(e.ID[:], in.GetId()) != len(e.ID) || len(in.GetId()) != len(e.ID):
 		return e, invalid(op, "envelope id is not 16 octets")
 	case len(e.Sender) > maxSender || len(e.Session) > maxName:

@@ -12,8 +12,9 @@ import (
 	posternv1 "github.com/postern-pop/postern/proto/postern/v1"
 )
 
-// Deliver sends a message to the server. As long as the last octets of the body
-// weren't handed over nothing can have been stored, whatever breaks.
+// Deliver sends a message to the server, by the method Import when its envelope
+// has a UID or a time of its own. As long as the last octets of the body weren't
+// handed over nothing can have been stored, whatever breaks.
 func (c *Client) Deliver(ctx context.Context, envelope maildrop.Envelope, body maildrop.Body) error {
 	const op = "rpc.deliver"
 	if body.Wire() > maxBody {
@@ -24,8 +25,12 @@ func (c *Client) Deliver(ctx context.Context, envelope maildrop.Envelope, body m
 		return &maildrop.Error{Op: op, Kind: maildrop.Transient, Err: err}
 	}
 	defer r.Close()
+	method := posternv1.Maildrop_Deliver_FullMethodName
+	if imported(envelope) {
+		method = posternv1.Maildrop_Import_FullMethodName
+	}
 	desc := &grpc.StreamDesc{ClientStreams: true}
-	return c.stream(ctx, op, posternv1.Maildrop_Deliver_FullMethodName, desc, func(stream grpc.ClientStream) error {
+	return c.stream(ctx, op, method, desc, func(stream grpc.ClientStream) error {
 		d := &departure{stream: stream, chunks: c.pool.chunks, body: r, left: body.Wire()}
 		err := d.send(envelopeToWire(envelope, body))
 		var local *maildrop.Error

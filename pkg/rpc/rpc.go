@@ -55,6 +55,12 @@
 //     Refused: intakes in the path of the gateway (a second door to keep), and
 //     passing the intake's identity on in the message (the node would believe
 //     the front anyway).
+//   - 2026-11-23: a message with a UID or a time of its own is sent by the method
+//     Import, and Deliver refuses one. Only fronts may call Import, at the nodes of
+//     their region and at other regions' gateways: an operator's import goes
+//     through one, and a front may write every region's address records anyway, which
+//     is more. Refused: a look into Deliver's envelope for who may say what (who may
+//     call would no longer be one table), and operators at the nodes.
 //   - 2026-11-23: a caller that may not call is told Internal, not Denied. Denied
 //     is about users and makes a front say "wrong password" and an intake 550
 //     where a certificate was made out wrongly.

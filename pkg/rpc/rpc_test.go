@@ -194,6 +194,7 @@ func calls(ctx context.Context, c maildrop.Service) map[string]func() error {
 		"Check":     func() error { return drop.Check(ctx) },
 		"Accept":    func() error { return c.Accept(ctx, maildrop.Recipient{Address: anna}) },
 		"Deliver":   func() error { return c.Deliver(ctx, maildrop.Envelope{To: anna}, body("x\r\n")) },
+		"Import":    func() error { return c.Deliver(ctx, maildrop.Envelope{To: anna, UID: "u"}, body("x\r\n")) },
 		"Put":       func() error { return c.PutAddress(ctx, maildrop.AddressRecord{Address: anna}) },
 		"Address":   func() error { _, err := c.Address(ctx, anna); return err },
 		"RemoveAdr": func() error { return c.RemoveAddress(ctx, anna) },
@@ -202,7 +203,7 @@ func calls(ctx context.Context, c maildrop.Service) map[string]func() error {
 }
 
 // changing are the calls whose outcome is Maybe when it isn't known.
-var changing = map[string]bool{"Remove": true, "Deliver": true, "Put": true, "RemoveAdr": true}
+var changing = map[string]bool{"Remove": true, "Deliver": true, "Import": true, "Put": true, "RemoveAdr": true}
 
 // always is a Service that ends each call the same way.
 func always(end func(context.Context) error) *script {

@@ -119,8 +119,31 @@ func (s *maildropServer) Accept(ctx context.Context, in *posternv1.AcceptRequest
 	return &posternv1.AcceptResponse{}, s.service.Accept(ctx, maildrop.Recipient{Address: address, Session: in.GetSession()})
 }
 
-func (s *maildropServer) Deliver(stream grpc.ClientStreamingServer[posternv1.DeliverRequest, posternv1.DeliverResponse]) error {
-	const op = "rpc.deliver"
+// Deliver takes no envelope with a UID or a time of its own: who may call it is
+// not asked for those.
+func (s *maildropServer) Deliver(stream deliveryStream) error {
+	return s.take("rpc.deliver", stream, func(e maildrop.Envelope) error {
+		if imported(e) {
+			return invalid("rpc.deliver", "a unique-id or a time of arrival can be given by Import only")
+		}
+		return nil
+	})
+}
+
+// Import takes such envelopes, and no others.
+func (s *maildropServer) Import(stream deliveryStream) error {
+	return s.take("rpc.import", stream, func(e maildrop.Envelope) error {
+		if !imported(e) {
+			return invalid("rpc.import", "neither a unique-id nor a time of arrival: this is no import")
+		}
+		return nil
+	})
+}
+
+type deliveryStream = grpc.ClientStreamingServer[posternv1.DeliverRequest, posternv1.DeliverResponse]
+
+// take takes one message whose envelope passes the check.
+func (s *maildropServer) take(op string, stream deliveryStream, check func(maildrop.Envelope) error) error {
 	first, err := stream.Recv()
 	if err != nil {
 		return err
@@ -129,6 +152,9 @@ func (s *maildropServer) Deliver(stream grpc.ClientStreamingServer[posternv1.Del
 		return invalid(op, "body before the envelope's end")
 	}
 	envelope, err := envelopeFromWire(op, first.GetEnvelope())
+	if err == nil {
+		err = check(envelope)
+	}
 	if err != nil {
 		return err
 	}

@@ -15,19 +15,21 @@ import (
 func TestAllow(t *testing.T) {
 	const (
 		session  = posternv1.Maildrop_Read_FullMethodName
+		accept   = posternv1.Maildrop_Accept_FullMethodName
 		delivery = posternv1.Maildrop_Deliver_FullMethodName
+		imported = posternv1.Maildrop_Import_FullMethodName
 		address  = posternv1.Maildrop_PutAddress_FullMethodName
 		admin    = "/postern.v1.Admin/CreateAccount"
 		other    = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 	)
 	for _, c := range []struct {
 		region, role  string
-		node, gateway string // s, d, a, A: what is allowed
+		node, gateway string // s, q, d, i, a, A: what is allowed
 	}{
-		{"eu", rpc.RoleFront, "sda", "sa"},
-		{"us", rpc.RoleFront, "", "sa"},
-		{"eu", rpc.RoleIntake, "d", "d"},
-		{"us", rpc.RoleIntake, "", "d"},
+		{"eu", rpc.RoleFront, "sqdia", "sqia"},
+		{"us", rpc.RoleFront, "", "sqia"},
+		{"eu", rpc.RoleIntake, "qd", "qd"},
+		{"us", rpc.RoleIntake, "", "qd"},
 		{"eu", rpc.RoleMailbox, "", ""},
 		{"us", rpc.RoleMailbox, "", ""},
 		{"eu", rpc.RoleOperator, "A", "A"},
@@ -36,7 +38,7 @@ func TestAllow(t *testing.T) {
 	} {
 		id := rpc.Identity{Region: c.region, Role: c.role, Name: "x"}
 		for server, allow := range map[string]func(rpc.Identity, string) error{c.node + "|node": rpc.NodeAllow("eu"), c.gateway + "|gateway": rpc.GatewayAllow("eu")} {
-			for method, letter := range map[string]byte{session: 's', delivery: 'd', address: 'a', admin: 'A', other: '?'} {
+			for method, letter := range map[string]byte{session: 's', accept: 'q', delivery: 'd', imported: 'i', address: 'a', admin: 'A', other: '?'} {
 				want := false
 				for i := 0; server[i] != '|'; i++ {
 					want = want || server[i] == letter

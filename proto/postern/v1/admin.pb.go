@@ -1204,6 +1204,426 @@ func (*EndAddressResponse) Descriptor() ([]byte, []int) {
 	return file_postern_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
+type ImportRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Part:
+	//
+	//	*ImportRequest_Start
+	//	*ImportRequest_Head
+	//	*ImportRequest_Data
+	Part          isImportRequest_Part `protobuf_oneof:"part"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportRequest) Reset() {
+	*x = ImportRequest{}
+	mi := &file_postern_v1_admin_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportRequest) ProtoMessage() {}
+
+func (x *ImportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_admin_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
+func (*ImportRequest) Descriptor() ([]byte, []int) {
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ImportRequest) GetPart() isImportRequest_Part {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *ImportRequest) GetStart() *ImportStart {
+	if x != nil {
+		if x, ok := x.Part.(*ImportRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *ImportRequest) GetHead() *ImportHead {
+	if x != nil {
+		if x, ok := x.Part.(*ImportRequest_Head); ok {
+			return x.Head
+		}
+	}
+	return nil
+}
+
+func (x *ImportRequest) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Part.(*ImportRequest_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+type isImportRequest_Part interface {
+	isImportRequest_Part()
+}
+
+type ImportRequest_Start struct {
+	Start *ImportStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"` // first, and once
+}
+
+type ImportRequest_Head struct {
+	Head *ImportHead `protobuf:"bytes,2,opt,name=head,proto3,oneof"` // of the next message
+}
+
+type ImportRequest_Data struct {
+	Data []byte `protobuf:"bytes,3,opt,name=data,proto3,oneof"` // its next octets, in wire form
+}
+
+func (*ImportRequest_Start) isImportRequest_Part() {}
+
+func (*ImportRequest_Head) isImportRequest_Part() {}
+
+func (*ImportRequest_Data) isImportRequest_Part() {}
+
+type ImportStart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Source        string                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"` // in the operator's words, for the audit
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportStart) Reset() {
+	*x = ImportStart{}
+	mi := &file_postern_v1_admin_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportStart) ProtoMessage() {}
+
+func (x *ImportStart) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_admin_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportStart.ProtoReflect.Descriptor instead.
+func (*ImportStart) Descriptor() ([]byte, []int) {
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ImportStart) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ImportStart) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+type ImportHead struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Id               []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // 16 octets, the same whenever this message is sent
+	Uid              string                 `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	ReceivedUnixNano int64                  `protobuf:"varint,3,opt,name=received_unix_nano,json=receivedUnixNano,proto3" json:"received_unix_nano,omitempty"`
+	Wire             uint64                 `protobuf:"varint,4,opt,name=wire,proto3" json:"wire,omitempty"` // octets that follow
+	Size             uint64                 `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"` // the same without dot-stuffing
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ImportHead) Reset() {
+	*x = ImportHead{}
+	mi := &file_postern_v1_admin_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportHead) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportHead) ProtoMessage() {}
+
+func (x *ImportHead) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_admin_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportHead.ProtoReflect.Descriptor instead.
+func (*ImportHead) Descriptor() ([]byte, []int) {
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ImportHead) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *ImportHead) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *ImportHead) GetReceivedUnixNano() int64 {
+	if x != nil {
+		return x.ReceivedUnixNano
+	}
+	return 0
+}
+
+func (x *ImportHead) GetWire() uint64 {
+	if x != nil {
+		return x.Wire
+	}
+	return 0
+}
+
+func (x *ImportHead) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+type ImportResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Part:
+	//
+	//	*ImportResponse_Admitted
+	//	*ImportResponse_Verdict
+	Part          isImportResponse_Part `protobuf_oneof:"part"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportResponse) Reset() {
+	*x = ImportResponse{}
+	mi := &file_postern_v1_admin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportResponse) ProtoMessage() {}
+
+func (x *ImportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_admin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
+func (*ImportResponse) Descriptor() ([]byte, []int) {
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ImportResponse) GetPart() isImportResponse_Part {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *ImportResponse) GetAdmitted() *ImportAdmitted {
+	if x != nil {
+		if x, ok := x.Part.(*ImportResponse_Admitted); ok {
+			return x.Admitted
+		}
+	}
+	return nil
+}
+
+func (x *ImportResponse) GetVerdict() *ImportVerdict {
+	if x != nil {
+		if x, ok := x.Part.(*ImportResponse_Verdict); ok {
+			return x.Verdict
+		}
+	}
+	return nil
+}
+
+type isImportResponse_Part interface {
+	isImportResponse_Part()
+}
+
+type ImportResponse_Admitted struct {
+	Admitted *ImportAdmitted `protobuf:"bytes,1,opt,name=admitted,proto3,oneof"` // first, and once
+}
+
+type ImportResponse_Verdict struct {
+	Verdict *ImportVerdict `protobuf:"bytes,2,opt,name=verdict,proto3,oneof"` // on the next message
+}
+
+func (*ImportResponse_Admitted) isImportResponse_Part() {}
+
+func (*ImportResponse_Verdict) isImportResponse_Part() {}
+
+type ImportAdmitted struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Class          string                 `protobuf:"bytes,1,opt,name=class,proto3" json:"class,omitempty"`                                            // local, continuity
+	OldestUnixNano int64                  `protobuf:"varint,2,opt,name=oldest_unix_nano,json=oldestUnixNano,proto3" json:"oldest_unix_nano,omitempty"` // what arrived before is not taken: its retention has ended
+	MaxWire        uint64                 `protobuf:"varint,3,opt,name=max_wire,json=maxWire,proto3" json:"max_wire,omitempty"`                        // octets of the largest message that is taken
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ImportAdmitted) Reset() {
+	*x = ImportAdmitted{}
+	mi := &file_postern_v1_admin_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportAdmitted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportAdmitted) ProtoMessage() {}
+
+func (x *ImportAdmitted) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_admin_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportAdmitted.ProtoReflect.Descriptor instead.
+func (*ImportAdmitted) Descriptor() ([]byte, []int) {
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ImportAdmitted) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *ImportAdmitted) GetOldestUnixNano() int64 {
+	if x != nil {
+		return x.OldestUnixNano
+	}
+	return 0
+}
+
+func (x *ImportAdmitted) GetMaxWire() uint64 {
+	if x != nil {
+		return x.MaxWire
+	}
+	return 0
+}
+
+type ImportVerdict struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Refused       bool                   `protobuf:"varint,1,opt,name=refused,proto3" json:"refused,omitempty"` // else it is stored, now or before
+	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`        // why it was refused
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportVerdict) Reset() {
+	*x = ImportVerdict{}
+	mi := &file_postern_v1_admin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportVerdict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportVerdict) ProtoMessage() {}
+
+func (x *ImportVerdict) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_admin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportVerdict.ProtoReflect.Descriptor instead.
+func (*ImportVerdict) Descriptor() ([]byte, []int) {
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ImportVerdict) GetRefused() bool {
+	if x != nil {
+		return x.Refused
+	}
+	return false
+}
+
+func (x *ImportVerdict) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 type StartEventRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
@@ -1218,7 +1638,7 @@ type StartEventRequest struct {
 
 func (x *StartEventRequest) Reset() {
 	*x = StartEventRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[20]
+	mi := &file_postern_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1650,7 @@ func (x *StartEventRequest) String() string {
 func (*StartEventRequest) ProtoMessage() {}
 
 func (x *StartEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[20]
+	mi := &file_postern_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +1663,7 @@ func (x *StartEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartEventRequest.ProtoReflect.Descriptor instead.
 func (*StartEventRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StartEventRequest) GetAccount() string {
@@ -1302,7 +1722,7 @@ type ScheduleEventRequest struct {
 
 func (x *ScheduleEventRequest) Reset() {
 	*x = ScheduleEventRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[21]
+	mi := &file_postern_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1314,7 +1734,7 @@ func (x *ScheduleEventRequest) String() string {
 func (*ScheduleEventRequest) ProtoMessage() {}
 
 func (x *ScheduleEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[21]
+	mi := &file_postern_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1327,7 +1747,7 @@ func (x *ScheduleEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScheduleEventRequest.ProtoReflect.Descriptor instead.
 func (*ScheduleEventRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ScheduleEventRequest) GetAccount() string {
@@ -1384,7 +1804,7 @@ type ExtendEventRequest struct {
 
 func (x *ExtendEventRequest) Reset() {
 	*x = ExtendEventRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[22]
+	mi := &file_postern_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1396,7 +1816,7 @@ func (x *ExtendEventRequest) String() string {
 func (*ExtendEventRequest) ProtoMessage() {}
 
 func (x *ExtendEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[22]
+	mi := &file_postern_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1409,7 +1829,7 @@ func (x *ExtendEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendEventRequest.ProtoReflect.Descriptor instead.
 func (*ExtendEventRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ExtendEventRequest) GetAccount() string {
@@ -1450,7 +1870,7 @@ type EndEventRequest struct {
 
 func (x *EndEventRequest) Reset() {
 	*x = EndEventRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[23]
+	mi := &file_postern_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1462,7 +1882,7 @@ func (x *EndEventRequest) String() string {
 func (*EndEventRequest) ProtoMessage() {}
 
 func (x *EndEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[23]
+	mi := &file_postern_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1475,7 +1895,7 @@ func (x *EndEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndEventRequest.ProtoReflect.Descriptor instead.
 func (*EndEventRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *EndEventRequest) GetAccount() string {
@@ -1502,7 +1922,7 @@ type EventResponse struct {
 
 func (x *EventResponse) Reset() {
 	*x = EventResponse{}
-	mi := &file_postern_v1_admin_proto_msgTypes[24]
+	mi := &file_postern_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1514,7 +1934,7 @@ func (x *EventResponse) String() string {
 func (*EventResponse) ProtoMessage() {}
 
 func (x *EventResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[24]
+	mi := &file_postern_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1527,7 +1947,7 @@ func (x *EventResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventResponse.ProtoReflect.Descriptor instead.
 func (*EventResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *EventResponse) GetEvent() *Event {
@@ -1639,7 +2059,33 @@ const file_postern_v1_admin_proto_rawDesc = "" +
 	"\x05names\x18\x01 \x03(\tR\x05names\"-\n" +
 	"\x11EndAddressRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\"\x14\n" +
-	"\x12EndAddressResponse\"\xa9\x01\n" +
+	"\x12EndAddressResponse\"\x8c\x01\n" +
+	"\rImportRequest\x12/\n" +
+	"\x05start\x18\x01 \x01(\v2\x17.postern.v1.ImportStartH\x00R\x05start\x12,\n" +
+	"\x04head\x18\x02 \x01(\v2\x16.postern.v1.ImportHeadH\x00R\x04head\x12\x14\n" +
+	"\x04data\x18\x03 \x01(\fH\x00R\x04dataB\x06\n" +
+	"\x04part\"?\n" +
+	"\vImportStart\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\"\x84\x01\n" +
+	"\n" +
+	"ImportHead\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x10\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uid\x12,\n" +
+	"\x12received_unix_nano\x18\x03 \x01(\x03R\x10receivedUnixNano\x12\x12\n" +
+	"\x04wire\x18\x04 \x01(\x04R\x04wire\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x04R\x04size\"\x89\x01\n" +
+	"\x0eImportResponse\x128\n" +
+	"\badmitted\x18\x01 \x01(\v2\x1a.postern.v1.ImportAdmittedH\x00R\badmitted\x125\n" +
+	"\averdict\x18\x02 \x01(\v2\x19.postern.v1.ImportVerdictH\x00R\averdictB\x06\n" +
+	"\x04part\"k\n" +
+	"\x0eImportAdmitted\x12\x14\n" +
+	"\x05class\x18\x01 \x01(\tR\x05class\x12(\n" +
+	"\x10oldest_unix_nano\x18\x02 \x01(\x03R\x0eoldestUnixNano\x12\x19\n" +
+	"\bmax_wire\x18\x03 \x01(\x04R\amaxWire\"=\n" +
+	"\rImportVerdict\x12\x18\n" +
+	"\arefused\x18\x01 \x01(\bR\arefused\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"\xa9\x01\n" +
 	"\x11StartEventRequest\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x12\n" +
@@ -1668,7 +2114,7 @@ const file_postern_v1_admin_proto_rawDesc = "" +
 	"\x05event\x18\x02 \x01(\tR\x05event\"T\n" +
 	"\rEventResponse\x12'\n" +
 	"\x05event\x18\x01 \x01(\v2\x11.postern.v1.EventR\x05event\x12\x1a\n" +
-	"\bwarnings\x18\x02 \x03(\tR\bwarnings2\x88\t\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings2\xcd\t\n" +
 	"\x05Admin\x12F\n" +
 	"\rCreateAccount\x12 .postern.v1.CreateAccountRequest\x1a\x13.postern.v1.Account\x12F\n" +
 	"\fListAccounts\x12\x1f.postern.v1.ListAccountsRequest\x1a\x13.postern.v1.Account0\x01\x12B\n" +
@@ -1684,7 +2130,8 @@ const file_postern_v1_admin_proto_rawDesc = "" +
 	"\rListAddresses\x12'.postern.v1.ListAccountAddressesRequest\x1a\x17.postern.v1.AddressInfo0\x01\x12D\n" +
 	"\n" +
 	"SetAddress\x12\x1d.postern.v1.SetAddressRequest\x1a\x17.postern.v1.AddressInfo\x12N\n" +
-	"\rRemoveAddress\x12\x1d.postern.v1.EndAddressRequest\x1a\x1e.postern.v1.EndAddressResponse\x12F\n" +
+	"\rRemoveAddress\x12\x1d.postern.v1.EndAddressRequest\x1a\x1e.postern.v1.EndAddressResponse\x12C\n" +
+	"\x06Import\x12\x19.postern.v1.ImportRequest\x1a\x1a.postern.v1.ImportResponse(\x010\x01\x12F\n" +
 	"\n" +
 	"StartEvent\x12\x1d.postern.v1.StartEventRequest\x1a\x19.postern.v1.EventResponse\x12L\n" +
 	"\rScheduleEvent\x12 .postern.v1.ScheduleEventRequest\x1a\x19.postern.v1.EventResponse\x12H\n" +
@@ -1703,7 +2150,7 @@ func file_postern_v1_admin_proto_rawDescGZIP() []byte {
 	return file_postern_v1_admin_proto_rawDescData
 }
 
-var file_postern_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_postern_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_postern_v1_admin_proto_goTypes = []any{
 	(*Account)(nil),                     // 0: postern.v1.Account
 	(*Event)(nil),                       // 1: postern.v1.Event
@@ -1725,54 +2172,66 @@ var file_postern_v1_admin_proto_goTypes = []any{
 	(*Groups)(nil),                      // 17: postern.v1.Groups
 	(*EndAddressRequest)(nil),           // 18: postern.v1.EndAddressRequest
 	(*EndAddressResponse)(nil),          // 19: postern.v1.EndAddressResponse
-	(*StartEventRequest)(nil),           // 20: postern.v1.StartEventRequest
-	(*ScheduleEventRequest)(nil),        // 21: postern.v1.ScheduleEventRequest
-	(*ExtendEventRequest)(nil),          // 22: postern.v1.ExtendEventRequest
-	(*EndEventRequest)(nil),             // 23: postern.v1.EndEventRequest
-	(*EventResponse)(nil),               // 24: postern.v1.EventResponse
+	(*ImportRequest)(nil),               // 20: postern.v1.ImportRequest
+	(*ImportStart)(nil),                 // 21: postern.v1.ImportStart
+	(*ImportHead)(nil),                  // 22: postern.v1.ImportHead
+	(*ImportResponse)(nil),              // 23: postern.v1.ImportResponse
+	(*ImportAdmitted)(nil),              // 24: postern.v1.ImportAdmitted
+	(*ImportVerdict)(nil),               // 25: postern.v1.ImportVerdict
+	(*StartEventRequest)(nil),           // 26: postern.v1.StartEventRequest
+	(*ScheduleEventRequest)(nil),        // 27: postern.v1.ScheduleEventRequest
+	(*ExtendEventRequest)(nil),          // 28: postern.v1.ExtendEventRequest
+	(*EndEventRequest)(nil),             // 29: postern.v1.EndEventRequest
+	(*EventResponse)(nil),               // 30: postern.v1.EventResponse
 }
 var file_postern_v1_admin_proto_depIdxs = []int32{
 	1,  // 0: postern.v1.Account.events:type_name -> postern.v1.Event
 	6,  // 1: postern.v1.SetAccountRequest.networks:type_name -> postern.v1.Networks
 	17, // 2: postern.v1.SetAddressRequest.groups:type_name -> postern.v1.Groups
-	1,  // 3: postern.v1.EventResponse.event:type_name -> postern.v1.Event
-	2,  // 4: postern.v1.Admin.CreateAccount:input_type -> postern.v1.CreateAccountRequest
-	3,  // 5: postern.v1.Admin.ListAccounts:input_type -> postern.v1.ListAccountsRequest
-	4,  // 6: postern.v1.Admin.ShowAccount:input_type -> postern.v1.ShowAccountRequest
-	5,  // 7: postern.v1.Admin.SetAccount:input_type -> postern.v1.SetAccountRequest
-	8,  // 8: postern.v1.Admin.AddDomain:input_type -> postern.v1.AddDomainRequest
-	9,  // 9: postern.v1.Admin.ListDomains:input_type -> postern.v1.ListDomainsRequest
-	10, // 10: postern.v1.Admin.SetDomain:input_type -> postern.v1.SetDomainRequest
-	11, // 11: postern.v1.Admin.RemoveDomain:input_type -> postern.v1.RemoveDomainRequest
-	14, // 12: postern.v1.Admin.AddAddress:input_type -> postern.v1.AddAddressRequest
-	15, // 13: postern.v1.Admin.ListAddresses:input_type -> postern.v1.ListAccountAddressesRequest
-	16, // 14: postern.v1.Admin.SetAddress:input_type -> postern.v1.SetAddressRequest
-	18, // 15: postern.v1.Admin.RemoveAddress:input_type -> postern.v1.EndAddressRequest
-	20, // 16: postern.v1.Admin.StartEvent:input_type -> postern.v1.StartEventRequest
-	21, // 17: postern.v1.Admin.ScheduleEvent:input_type -> postern.v1.ScheduleEventRequest
-	22, // 18: postern.v1.Admin.ExtendEvent:input_type -> postern.v1.ExtendEventRequest
-	23, // 19: postern.v1.Admin.EndEvent:input_type -> postern.v1.EndEventRequest
-	0,  // 20: postern.v1.Admin.CreateAccount:output_type -> postern.v1.Account
-	0,  // 21: postern.v1.Admin.ListAccounts:output_type -> postern.v1.Account
-	0,  // 22: postern.v1.Admin.ShowAccount:output_type -> postern.v1.Account
-	0,  // 23: postern.v1.Admin.SetAccount:output_type -> postern.v1.Account
-	7,  // 24: postern.v1.Admin.AddDomain:output_type -> postern.v1.Domain
-	7,  // 25: postern.v1.Admin.ListDomains:output_type -> postern.v1.Domain
-	7,  // 26: postern.v1.Admin.SetDomain:output_type -> postern.v1.Domain
-	12, // 27: postern.v1.Admin.RemoveDomain:output_type -> postern.v1.RemoveDomainResponse
-	13, // 28: postern.v1.Admin.AddAddress:output_type -> postern.v1.AddressInfo
-	13, // 29: postern.v1.Admin.ListAddresses:output_type -> postern.v1.AddressInfo
-	13, // 30: postern.v1.Admin.SetAddress:output_type -> postern.v1.AddressInfo
-	19, // 31: postern.v1.Admin.RemoveAddress:output_type -> postern.v1.EndAddressResponse
-	24, // 32: postern.v1.Admin.StartEvent:output_type -> postern.v1.EventResponse
-	24, // 33: postern.v1.Admin.ScheduleEvent:output_type -> postern.v1.EventResponse
-	24, // 34: postern.v1.Admin.ExtendEvent:output_type -> postern.v1.EventResponse
-	24, // 35: postern.v1.Admin.EndEvent:output_type -> postern.v1.EventResponse
-	20, // [20:36] is the sub-list for method output_type
-	4,  // [4:20] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	21, // 3: postern.v1.ImportRequest.start:type_name -> postern.v1.ImportStart
+	22, // 4: postern.v1.ImportRequest.head:type_name -> postern.v1.ImportHead
+	24, // 5: postern.v1.ImportResponse.admitted:type_name -> postern.v1.ImportAdmitted
+	25, // 6: postern.v1.ImportResponse.verdict:type_name -> postern.v1.ImportVerdict
+	1,  // 7: postern.v1.EventResponse.event:type_name -> postern.v1.Event
+	2,  // 8: postern.v1.Admin.CreateAccount:input_type -> postern.v1.CreateAccountRequest
+	3,  // 9: postern.v1.Admin.ListAccounts:input_type -> postern.v1.ListAccountsRequest
+	4,  // 10: postern.v1.Admin.ShowAccount:input_type -> postern.v1.ShowAccountRequest
+	5,  // 11: postern.v1.Admin.SetAccount:input_type -> postern.v1.SetAccountRequest
+	8,  // 12: postern.v1.Admin.AddDomain:input_type -> postern.v1.AddDomainRequest
+	9,  // 13: postern.v1.Admin.ListDomains:input_type -> postern.v1.ListDomainsRequest
+	10, // 14: postern.v1.Admin.SetDomain:input_type -> postern.v1.SetDomainRequest
+	11, // 15: postern.v1.Admin.RemoveDomain:input_type -> postern.v1.RemoveDomainRequest
+	14, // 16: postern.v1.Admin.AddAddress:input_type -> postern.v1.AddAddressRequest
+	15, // 17: postern.v1.Admin.ListAddresses:input_type -> postern.v1.ListAccountAddressesRequest
+	16, // 18: postern.v1.Admin.SetAddress:input_type -> postern.v1.SetAddressRequest
+	18, // 19: postern.v1.Admin.RemoveAddress:input_type -> postern.v1.EndAddressRequest
+	20, // 20: postern.v1.Admin.Import:input_type -> postern.v1.ImportRequest
+	26, // 21: postern.v1.Admin.StartEvent:input_type -> postern.v1.StartEventRequest
+	27, // 22: postern.v1.Admin.ScheduleEvent:input_type -> postern.v1.ScheduleEventRequest
+	28, // 23: postern.v1.Admin.ExtendEvent:input_type -> postern.v1.ExtendEventRequest
+	29, // 24: postern.v1.Admin.EndEvent:input_type -> postern.v1.EndEventRequest
+	0,  // 25: postern.v1.Admin.CreateAccount:output_type -> postern.v1.Account
+	0,  // 26: postern.v1.Admin.ListAccounts:output_type -> postern.v1.Account
+	0,  // 27: postern.v1.Admin.ShowAccount:output_type -> postern.v1.Account
+	0,  // 28: postern.v1.Admin.SetAccount:output_type -> postern.v1.Account
+	7,  // 29: postern.v1.Admin.AddDomain:output_type -> postern.v1.Domain
+	7,  // 30: postern.v1.Admin.ListDomains:output_type -> postern.v1.Domain
+	7,  // 31: postern.v1.Admin.SetDomain:output_type -> postern.v1.Domain
+	12, // 32: postern.v1.Admin.RemoveDomain:output_type -> postern.v1.RemoveDomainResponse
+	13, // 33: postern.v1.Admin.AddAddress:output_type -> postern.v1.AddressInfo
+	13, // 34: postern.v1.Admin.ListAddresses:output_type -> postern.v1.AddressInfo
+	13, // 35: postern.v1.Admin.SetAddress:output_type -> postern.v1.AddressInfo
+	19, // 36: postern.v1.Admin.RemoveAddress:output_type -> postern.v1.EndAddressResponse
+	23, // 37: postern.v1.Admin.Import:output_type -> postern.v1.ImportResponse
+	30, // 38: postern.v1.Admin.StartEvent:output_type -> postern.v1.EventResponse
+	30, // 39: postern.v1.Admin.ScheduleEvent:output_type -> postern.v1.EventResponse
+	30, // 40: postern.v1.Admin.ExtendEvent:output_type -> postern.v1.EventResponse
+	30, // 41: postern.v1.Admin.EndEvent:output_type -> postern.v1.EventResponse
+	25, // [25:42] is the sub-list for method output_type
+	8,  // [8:25] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_postern_v1_admin_proto_init() }
@@ -1782,13 +2241,22 @@ func file_postern_v1_admin_proto_init() {
 	}
 	file_postern_v1_admin_proto_msgTypes[5].OneofWrappers = []any{}
 	file_postern_v1_admin_proto_msgTypes[16].OneofWrappers = []any{}
+	file_postern_v1_admin_proto_msgTypes[20].OneofWrappers = []any{
+		(*ImportRequest_Start)(nil),
+		(*ImportRequest_Head)(nil),
+		(*ImportRequest_Data)(nil),
+	}
+	file_postern_v1_admin_proto_msgTypes[23].OneofWrappers = []any{
+		(*ImportResponse_Admitted)(nil),
+		(*ImportResponse_Verdict)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_postern_v1_admin_proto_rawDesc), len(file_postern_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

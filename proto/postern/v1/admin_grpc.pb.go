@@ -38,6 +38,7 @@ const (
 	Admin_ListAddresses_FullMethodName = "/postern.v1.Admin/ListAddresses"
 	Admin_SetAddress_FullMethodName    = "/postern.v1.Admin/SetAddress"
 	Admin_RemoveAddress_FullMethodName = "/postern.v1.Admin/RemoveAddress"
+	Admin_Import_FullMethodName        = "/postern.v1.Admin/Import"
 	Admin_StartEvent_FullMethodName    = "/postern.v1.Admin/StartEvent"
 	Admin_ScheduleEvent_FullMethodName = "/postern.v1.Admin/ScheduleEvent"
 	Admin_ExtendEvent_FullMethodName   = "/postern.v1.Admin/ExtendEvent"
@@ -64,6 +65,12 @@ type AdminClient interface {
 	SetAddress(ctx context.Context, in *SetAddressRequest, opts ...grpc.CallOption) (*AddressInfo, error)
 	// RemoveAddress refuses while the address has aliases.
 	RemoveAddress(ctx context.Context, in *EndAddressRequest, opts ...grpc.CallOption) (*EndAddressResponse, error)
+	// Import moves a maildrop in from another server, in the order in which it
+	// is sent. The request begins with a start, then each message is a head and its
+	// octets. The answer begins with what was admitted, then has one verdict for
+	// each message, in order. A run may be repeated: messages that are there
+	// already are stored once.
+	Import(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ImportRequest, ImportResponse], error)
 	// StartEvent begins a continuity event now.
 	StartEvent(ctx context.Context, in *StartEventRequest, opts ...grpc.CallOption) (*EventResponse, error)
 	ScheduleEvent(ctx context.Context, in *ScheduleEventRequest, opts ...grpc.CallOption) (*EventResponse, error)
@@ -227,6 +234,19 @@ func (c *adminClient) RemoveAddress(ctx context.Context, in *EndAddressRequest, 
 	return out, nil
 }
 
+func (c *adminClient) Import(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ImportRequest, ImportResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[3], Admin_Import_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ImportRequest, ImportResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_ImportClient = grpc.BidiStreamingClient[ImportRequest, ImportResponse]
+
 func (c *adminClient) StartEvent(ctx context.Context, in *StartEventRequest, opts ...grpc.CallOption) (*EventResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(EventResponse)
@@ -287,6 +307,12 @@ type AdminServer interface {
 	SetAddress(context.Context, *SetAddressRequest) (*AddressInfo, error)
 	// RemoveAddress refuses while the address has aliases.
 	RemoveAddress(context.Context, *EndAddressRequest) (*EndAddressResponse, error)
+	// Import moves a maildrop in from another server, in the order in which it
+	// is sent. The request begins with a start, then each message is a head and its
+	// octets. The answer begins with what was admitted, then has one verdict for
+	// each message, in order. A run may be repeated: messages that are there
+	// already are stored once.
+	Import(grpc.BidiStreamingServer[ImportRequest, ImportResponse]) error
 	// StartEvent begins a continuity event now.
 	StartEvent(context.Context, *StartEventRequest) (*EventResponse, error)
 	ScheduleEvent(context.Context, *ScheduleEventRequest) (*EventResponse, error)
@@ -338,6 +364,9 @@ func (UnimplementedAdminServer) SetAddress(context.Context, *SetAddressRequest) 
 }
 func (UnimplementedAdminServer) RemoveAddress(context.Context, *EndAddressRequest) (*EndAddressResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveAddress not implemented")
+}
+func (UnimplementedAdminServer) Import(grpc.BidiStreamingServer[ImportRequest, ImportResponse]) error {
+	return status.Error(codes.Unimplemented, "method Import not implemented")
 }
 func (UnimplementedAdminServer) StartEvent(context.Context, *StartEventRequest) (*EventResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method StartEvent not implemented")
@@ -567,6 +596,13 @@ func _Admin_RemoveAddress_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_Import_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(AdminServer).Import(&grpc.GenericServerStream[ImportRequest, ImportResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_ImportServer = grpc.BidiStreamingServer[ImportRequest, ImportResponse]
+
 func _Admin_StartEvent_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StartEventRequest)
 	if err := dec(in); err != nil {
@@ -714,6 +750,12 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "ListAddresses",
 			Handler:       _Admin_ListAddresses_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "Import",
+			Handler:       _Admin_Import_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "postern/v1/admin.proto",

@@ -746,15 +746,17 @@ func (x *DeliverRequest) GetData() []byte {
 }
 
 type Envelope struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`         // 16 octets
-	Sender        []byte                 `protobuf:"bytes,2,opt,name=sender,proto3" json:"sender,omitempty"` // as the gateway sent it: not always UTF-8
-	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
-	Session       string                 `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
-	Wire          uint64                 `protobuf:"varint,5,opt,name=wire,proto3" json:"wire,omitempty"` // octets that follow
-	Size          uint64                 `protobuf:"varint,6,opt,name=size,proto3" json:"size,omitempty"` // the same without dot-stuffing
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Id               []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`         // 16 octets
+	Sender           []byte                 `protobuf:"bytes,2,opt,name=sender,proto3" json:"sender,omitempty"` // as the gateway sent it: not always UTF-8
+	Address          string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	Session          string                 `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
+	Wire             uint64                 `protobuf:"varint,5,opt,name=wire,proto3" json:"wire,omitempty"`                                                   // octets that follow
+	Size             uint64                 `protobuf:"varint,6,opt,name=size,proto3" json:"size,omitempty"`                                                   // the same without dot-stuffing
+	Uid              string                 `protobuf:"bytes,7,opt,name=uid,proto3" json:"uid,omitempty"`                                                      // Import only: the unique-id that the message keeps
+	ReceivedUnixNano int64                  `protobuf:"varint,8,opt,name=received_unix_nano,json=receivedUnixNano,proto3" json:"received_unix_nano,omitempty"` // Import only: when it arrived; 0: now
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Envelope) Reset() {
@@ -825,6 +827,20 @@ func (x *Envelope) GetWire() uint64 {
 func (x *Envelope) GetSize() uint64 {
 	if x != nil {
 		return x.Size
+	}
+	return 0
+}
+
+func (x *Envelope) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *Envelope) GetReceivedUnixNano() int64 {
+	if x != nil {
+		return x.ReceivedUnixNano
 	}
 	return 0
 }
@@ -1339,14 +1355,16 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\x0eAcceptResponse\"V\n" +
 	"\x0eDeliverRequest\x120\n" +
 	"\benvelope\x18\x01 \x01(\v2\x14.postern.v1.EnvelopeR\benvelope\x12\x12\n" +
-	"\x04data\x18\x02 \x01(\fR\x04data\"\x8e\x01\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"\xce\x01\n" +
 	"\bEnvelope\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
 	"\x06sender\x18\x02 \x01(\fR\x06sender\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x18\n" +
 	"\asession\x18\x04 \x01(\tR\asession\x12\x12\n" +
 	"\x04wire\x18\x05 \x01(\x04R\x04wire\x12\x12\n" +
-	"\x04size\x18\x06 \x01(\x04R\x04size\"\x11\n" +
+	"\x04size\x18\x06 \x01(\x04R\x04size\x12\x10\n" +
+	"\x03uid\x18\a \x01(\tR\x03uid\x12,\n" +
+	"\x12received_unix_nano\x18\b \x01(\x03R\x10receivedUnixNano\"\x11\n" +
 	"\x0fDeliverResponse\"\xe9\x01\n" +
 	"\rAddressRecord\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x18\n" +
@@ -1372,7 +1390,7 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04text\x18\x03 \x01(\tR\x04text\x12\x18\n" +
 	"\aprimary\x18\x04 \x01(\tR\aprimary\x12\x14\n" +
-	"\x05cause\x18\x05 \x01(\tR\x05cause2\xfb\x05\n" +
+	"\x05cause\x18\x05 \x01(\tR\x05cause2\xc0\x06\n" +
 	"\bMaildrop\x129\n" +
 	"\x04Open\x12\x17.postern.v1.OpenRequest\x1a\x18.postern.v1.OpenResponse\x126\n" +
 	"\x04List\x12\x17.postern.v1.ListRequest\x1a\x13.postern.v1.Listing0\x01\x12;\n" +
@@ -1380,7 +1398,8 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\x06Remove\x12\x19.postern.v1.RemoveRequest\x1a\x1a.postern.v1.RemoveResponse\x12<\n" +
 	"\x05Check\x12\x18.postern.v1.CheckRequest\x1a\x19.postern.v1.CheckResponse\x12?\n" +
 	"\x06Accept\x12\x19.postern.v1.AcceptRequest\x1a\x1a.postern.v1.AcceptResponse\x12D\n" +
-	"\aDeliver\x12\x1a.postern.v1.DeliverRequest\x1a\x1b.postern.v1.DeliverResponse(\x01\x12K\n" +
+	"\aDeliver\x12\x1a.postern.v1.DeliverRequest\x1a\x1b.postern.v1.DeliverResponse(\x01\x12C\n" +
+	"\x06Import\x12\x1a.postern.v1.DeliverRequest\x1a\x1b.postern.v1.DeliverResponse(\x01\x12K\n" +
 	"\n" +
 	"PutAddress\x12\x1d.postern.v1.PutAddressRequest\x1a\x1e.postern.v1.PutAddressResponse\x12F\n" +
 	"\n" +
@@ -1437,23 +1456,25 @@ var file_postern_v1_maildrop_proto_depIdxs = []int32{
 	8,  // 7: postern.v1.Maildrop.Check:input_type -> postern.v1.CheckRequest
 	10, // 8: postern.v1.Maildrop.Accept:input_type -> postern.v1.AcceptRequest
 	12, // 9: postern.v1.Maildrop.Deliver:input_type -> postern.v1.DeliverRequest
-	16, // 10: postern.v1.Maildrop.PutAddress:input_type -> postern.v1.PutAddressRequest
-	18, // 11: postern.v1.Maildrop.GetAddress:input_type -> postern.v1.GetAddressRequest
-	19, // 12: postern.v1.Maildrop.RemoveAddress:input_type -> postern.v1.RemoveAddressRequest
-	21, // 13: postern.v1.Maildrop.ListAddresses:input_type -> postern.v1.ListAddressesRequest
-	1,  // 14: postern.v1.Maildrop.Open:output_type -> postern.v1.OpenResponse
-	3,  // 15: postern.v1.Maildrop.List:output_type -> postern.v1.Listing
-	5,  // 16: postern.v1.Maildrop.Read:output_type -> postern.v1.ReadResponse
-	7,  // 17: postern.v1.Maildrop.Remove:output_type -> postern.v1.RemoveResponse
-	9,  // 18: postern.v1.Maildrop.Check:output_type -> postern.v1.CheckResponse
-	11, // 19: postern.v1.Maildrop.Accept:output_type -> postern.v1.AcceptResponse
-	14, // 20: postern.v1.Maildrop.Deliver:output_type -> postern.v1.DeliverResponse
-	17, // 21: postern.v1.Maildrop.PutAddress:output_type -> postern.v1.PutAddressResponse
-	15, // 22: postern.v1.Maildrop.GetAddress:output_type -> postern.v1.AddressRecord
-	20, // 23: postern.v1.Maildrop.RemoveAddress:output_type -> postern.v1.RemoveAddressResponse
-	15, // 24: postern.v1.Maildrop.ListAddresses:output_type -> postern.v1.AddressRecord
-	14, // [14:25] is the sub-list for method output_type
-	3,  // [3:14] is the sub-list for method input_type
+	12, // 10: postern.v1.Maildrop.Import:input_type -> postern.v1.DeliverRequest
+	16, // 11: postern.v1.Maildrop.PutAddress:input_type -> postern.v1.PutAddressRequest
+	18, // 12: postern.v1.Maildrop.GetAddress:input_type -> postern.v1.GetAddressRequest
+	19, // 13: postern.v1.Maildrop.RemoveAddress:input_type -> postern.v1.RemoveAddressRequest
+	21, // 14: postern.v1.Maildrop.ListAddresses:input_type -> postern.v1.ListAddressesRequest
+	1,  // 15: postern.v1.Maildrop.Open:output_type -> postern.v1.OpenResponse
+	3,  // 16: postern.v1.Maildrop.List:output_type -> postern.v1.Listing
+	5,  // 17: postern.v1.Maildrop.Read:output_type -> postern.v1.ReadResponse
+	7,  // 18: postern.v1.Maildrop.Remove:output_type -> postern.v1.RemoveResponse
+	9,  // 19: postern.v1.Maildrop.Check:output_type -> postern.v1.CheckResponse
+	11, // 20: postern.v1.Maildrop.Accept:output_type -> postern.v1.AcceptResponse
+	14, // 21: postern.v1.Maildrop.Deliver:output_type -> postern.v1.DeliverResponse
+	14, // 22: postern.v1.Maildrop.Import:output_type -> postern.v1.DeliverResponse
+	17, // 23: postern.v1.Maildrop.PutAddress:output_type -> postern.v1.PutAddressResponse
+	15, // 24: postern.v1.Maildrop.GetAddress:output_type -> postern.v1.AddressRecord
+	20, // 25: postern.v1.Maildrop.RemoveAddress:output_type -> postern.v1.RemoveAddressResponse
+	15, // 26: postern.v1.Maildrop.ListAddresses:output_type -> postern.v1.AddressRecord
+	15, // [15:27] is the sub-list for method output_type
+	3,  // [3:15] is the sub-list for method input_type
 	3,  // [3:3] is the sub-list for extension type_name
 	3,  // [3:3] is the sub-list for extension extendee
 	0,  // [0:3] is the sub-list for field type_name

@@ -32,6 +32,7 @@ const (
 	Maildrop_Check_FullMethodName         = "/postern.v1.Maildrop/Check"
 	Maildrop_Accept_FullMethodName        = "/postern.v1.Maildrop/Accept"
 	Maildrop_Deliver_FullMethodName       = "/postern.v1.Maildrop/Deliver"
+	Maildrop_Import_FullMethodName        = "/postern.v1.Maildrop/Import"
 	Maildrop_PutAddress_FullMethodName    = "/postern.v1.Maildrop/PutAddress"
 	Maildrop_GetAddress_FullMethodName    = "/postern.v1.Maildrop/GetAddress"
 	Maildrop_RemoveAddress_FullMethodName = "/postern.v1.Maildrop/RemoveAddress"
@@ -56,6 +57,9 @@ type MaildropClient interface {
 	Accept(ctx context.Context, in *AcceptRequest, opts ...grpc.CallOption) (*AcceptResponse, error)
 	// Deliver stores a message: an envelope, then the body in chunks.
 	Deliver(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[DeliverRequest, DeliverResponse], error)
+	// Import is Deliver for an envelope that has a UID or a time of its own. It
+	// is a method of its own so that who may call it is decided by its name.
+	Import(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[DeliverRequest, DeliverResponse], error)
 	PutAddress(ctx context.Context, in *PutAddressRequest, opts ...grpc.CallOption) (*PutAddressResponse, error)
 	GetAddress(ctx context.Context, in *GetAddressRequest, opts ...grpc.CallOption) (*AddressRecord, error)
 	RemoveAddress(ctx context.Context, in *RemoveAddressRequest, opts ...grpc.CallOption) (*RemoveAddressResponse, error)
@@ -161,6 +165,19 @@ func (c *maildropClient) Deliver(ctx context.Context, opts ...grpc.CallOption) (
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Maildrop_DeliverClient = grpc.ClientStreamingClient[DeliverRequest, DeliverResponse]
 
+func (c *maildropClient) Import(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[DeliverRequest, DeliverResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Maildrop_ServiceDesc.Streams[3], Maildrop_Import_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[DeliverRequest, DeliverResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Maildrop_ImportClient = grpc.ClientStreamingClient[DeliverRequest, DeliverResponse]
+
 func (c *maildropClient) PutAddress(ctx context.Context, in *PutAddressRequest, opts ...grpc.CallOption) (*PutAddressResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PutAddressResponse)
@@ -193,7 +210,7 @@ func (c *maildropClient) RemoveAddress(ctx context.Context, in *RemoveAddressReq
 
 func (c *maildropClient) ListAddresses(ctx context.Context, in *ListAddressesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[AddressRecord], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Maildrop_ServiceDesc.Streams[3], Maildrop_ListAddresses_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Maildrop_ServiceDesc.Streams[4], Maildrop_ListAddresses_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -228,6 +245,9 @@ type MaildropServer interface {
 	Accept(context.Context, *AcceptRequest) (*AcceptResponse, error)
 	// Deliver stores a message: an envelope, then the body in chunks.
 	Deliver(grpc.ClientStreamingServer[DeliverRequest, DeliverResponse]) error
+	// Import is Deliver for an envelope that has a UID or a time of its own. It
+	// is a method of its own so that who may call it is decided by its name.
+	Import(grpc.ClientStreamingServer[DeliverRequest, DeliverResponse]) error
 	PutAddress(context.Context, *PutAddressRequest) (*PutAddressResponse, error)
 	GetAddress(context.Context, *GetAddressRequest) (*AddressRecord, error)
 	RemoveAddress(context.Context, *RemoveAddressRequest) (*RemoveAddressResponse, error)
@@ -262,6 +282,9 @@ func (UnimplementedMaildropServer) Accept(context.Context, *AcceptRequest) (*Acc
 }
 func (UnimplementedMaildropServer) Deliver(grpc.ClientStreamingServer[DeliverRequest, DeliverResponse]) error {
 	return status.Error(codes.Unimplemented, "method Deliver not implemented")
+}
+func (UnimplementedMaildropServer) Import(grpc.ClientStreamingServer[DeliverRequest, DeliverResponse]) error {
+	return status.Error(codes.Unimplemented, "method Import not implemented")
 }
 func (UnimplementedMaildropServer) PutAddress(context.Context, *PutAddressRequest) (*PutAddressResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PutAddress not implemented")
@@ -397,6 +420,13 @@ func _Maildrop_Deliver_Handler(srv interface{}, stream grpc.ServerStream) error 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Maildrop_DeliverServer = grpc.ClientStreamingServer[DeliverRequest, DeliverResponse]
 
+func _Maildrop_Import_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(MaildropServer).Import(&grpc.GenericServerStream[DeliverRequest, DeliverResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Maildrop_ImportServer = grpc.ClientStreamingServer[DeliverRequest, DeliverResponse]
+
 func _Maildrop_PutAddress_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(PutAddressRequest)
 	if err := dec(in); err != nil {
@@ -512,6 +542,11 @@ var Maildrop_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Deliver",
 			Handler:       _Maildrop_Deliver_Handler,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Import",
+			Handler:       _Maildrop_Import_Handler,
 			ClientStreams: true,
 		},
 		{
