@@ -187,7 +187,30 @@ func (l *Ledger) abandonAfter(f *flight) {
 	}
 }
 
-// errHole stands for the clean failure of an append: its sequence is free.
+// fault is what became of an append that isn't durable.
+type fault uint8
+
+const (
+	noFault fault = iota
+	hole          // it failed cleanly: nothing is at its sequence
+	fenced        // a newer owner has begun
+	doubt         // it may be written
+)
+
+func faultOf(err error) fault {
+	switch {
+	case err == nil:
+		return noFault
+	case errors.Is(err, ErrFenced):
+		return fenced
+	case errors.Is(err, errUnknown):
+		return doubt
+	}
+	return hole
+}
+
+// errHole: an append before this one failed, so this one wasn't begun or not
+// repeated.
 var errHole = errors.New("an append before this one failed")
 
 // land answers an append; all before it are answered. err is what became of it
@@ -196,7 +219,7 @@ func (l *Ledger) land(f *flight, b *batch, err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer close(f.landed)
-	if err == nil && l.fault == nil {
+	if err == nil && l.fault == noFault {
 		l.durable = f.sequence
 		l.proof = max(l.proof, f.began)
 		l.stats.Objects++
@@ -213,33 +236,36 @@ func (l *Ledger) land(f *flight, b *batch, err error) error {
 // fail says what the caller of an append learns that isn't durable or is behind
 // one that isn't, and stops the ledger where it can't go on. l.mu is held.
 func (l *Ledger) fail(f *flight, err error) error {
-	fault, kind := errHole, maildrop.Maybe
-	switch {
-	case errors.Is(err, ErrFenced):
-		fault, kind = ErrFenced, maildrop.NotOwner
-	case errors.Is(err, errUnknown):
-		fault = ErrBroken
-	case err != nil:
-		kind = kindOf(err)
-	}
-	written := err == nil || fault == ErrBroken // or perhaps so
-	if l.fault == nil {
-		l.fault, l.hole = fault, f.sequence
-	} else if written {
-		// Behind a hole, or behind a fence: nobody replays it. Behind what is in
-		// doubt: somebody may.
-		if fault, kind = ErrBroken, maildrop.Maybe; l.fault == ErrFenced {
-			fault, kind = ErrFenced, maildrop.NotOwner
+	const op = "ledger.append"
+	verdict, first := faultOf(err), l.fault
+	if first == noFault {
+		l.fault, l.hole = verdict, f.sequence
+	} else if verdict == noFault || verdict == doubt {
+		// It is written, or perhaps so. Behind a fence nobody replays it. Behind a
+		// hole nobody will, but the hole can't be filled any more.
+		verdict = doubt
+		if first == fenced {
+			verdict = fenced
 		}
-		err = errors.Join(err, l.fault)
+		err = errors.Join(err, errHole)
 	}
-	if fault != errHole {
-		l.stop(fault)
+	switch verdict {
+	case fenced:
+		l.stop(ErrFenced)
+		return &maildrop.Error{Op: op, Kind: maildrop.NotOwner, Err: because(ErrFenced, err)}
+	case doubt:
+		l.stop(ErrBroken)
+		return &maildrop.Error{Op: op, Kind: maildrop.Maybe, Err: because(ErrBroken, err)}
 	}
-	if fault != errHole && !errors.Is(err, fault) {
-		err = fmt.Errorf("%w: %w", fault, err)
+	return &maildrop.Error{Op: op, Kind: kindOf(err), Err: err}
+}
+
+// because gives an error its sentinel, once.
+func because(sentinel, err error) error {
+	if errors.Is(err, sentinel) {
+		return err
 	}
-	return &maildrop.Error{Op: "ledger.append", Kind: kind, Err: err}
+	return fmt.Errorf("%w: %w", sentinel, err)
 }
 
 // leave ends a flight. When the last one behind a failure has ended and none of
@@ -248,8 +274,8 @@ func (l *Ledger) leave(f *flight) {
 	l.air = slices.DeleteFunc(l.air, func(other *flight) bool { return other == f })
 	if len(l.air) == 0 && l.failing {
 		l.failing = false
-		if l.fault == errHole && l.stopped == nil {
-			l.next, l.fault = l.hole, nil
+		if l.fault == hole && l.stopped == nil {
+			l.next, l.fault = l.hole, noFault
 		}
 	}
 	close(l.changed)

@@ -202,3 +202,11 @@ func TestRecordsAreChained(t *testing.T) {
 		t.Errorf("mixed: %v", err)
 	}
 }
+
+// A body's checksum is CRC-32C of what the format says.
+func TestBodySum(t *testing.T) {
+	plain := []byte{4, 3, 2, 1, 9, 0, 7, 0, 0, 0, 0, 0, 'm', 'a', 'i', 'l'}
+	if got, want := bodySum(0x01020304, At(7, 9), []byte("mail")), checksum(0, plain); got != want {
+		t.Errorf("%08x, want %08x", got, want)
+	}
+}

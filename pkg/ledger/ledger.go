@@ -70,7 +70,7 @@ type Ledger struct {
 	durable uint64        // the highest durable sequence, with all before it
 	air     []*flight     // in the order of their sequences
 	failing bool          // none takes off until all have landed
-	fault   error         // of the first flight that failed since: errHole, ErrFenced or ErrBroken
+	fault   fault         // of the first flight that failed since
 	hole    uint64        // its sequence
 	changed chan struct{} // closed and made anew when a flight has landed
 	proof   time.Duration // when, by clock, we were proven to be the owner

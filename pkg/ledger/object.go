@@ -142,7 +142,11 @@ func bodySum(identity uint32, position Position, body []byte) uint32 {
 	var place [12]byte
 	binary.LittleEndian.PutUint32(place[:], identity)
 	binary.LittleEndian.PutUint64(place[4:], uint64(position))
-	return checksum(checksum(0, place[:]), body)
+	crc := ^uint32(0)
+	for _, octet := range place { // not crc32.Update, which would put it on the heap
+		crc = castagnoli[byte(crc)^octet] ^ crc>>8
+	}
+	return checksum(^crc, body)
 }
 
 // batch is drafts laid out as an object: all but what depends on the object's

@@ -86,9 +86,9 @@ func TestAnswersComeInOrder(t *testing.T) {
 			return blobtest.Fault{Delay: delays[call.Key]}
 		})
 		answers := appendAll(l, time.Minute, 0, 1, 2, 3, 4)
-		for i, want := range []time.Duration{4, 4, 5, 5, 5} {
+		for i, seconds := range []int{4, 4, 5, 5, 5} {
 			a := answers[i]
-			if a.err != nil || a.at.Sub(began) != want*time.Second || a.entries[0].Position.Sequence() != first+uint64(i) {
+			if a.err != nil || int(a.at.Sub(began)/time.Second) != seconds || a.entries[0].Position.Sequence() != first+uint64(i) {
 				t.Errorf("append %d: answered after %s, error %v", i, a.at.Sub(began), a.err)
 			}
 		}

@@ -170,9 +170,9 @@ func (e *encoder) fits(messages []message) int {
 const extraOctets = 12 + 2 + 64 + 2 + 70
 
 func (e *encoder) segment(n name, messages []message, r record, first bool) {
-	b := append(e.part, sectionMailbox)
 	local, domain := e.state.split(n)
-	b = appendText(appendText(b, local), domain)
+	e.part = append(e.part, sectionMailbox)
+	b := appendText(appendText(e.part, local), domain)
 	if first && r.exists() {
 		b = appendRecord(append(b, 1), &r)
 	} else {

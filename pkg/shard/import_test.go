@@ -9,7 +9,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/postern-pop/postern/pkg/blob/blobtest"
 	"github.com/postern-pop/postern/pkg/ledger"
 	"github.com/postern-pop/postern/pkg/maildrop"
 	"github.com/postern-pop/postern/pkg/maildroptest"
@@ -109,7 +108,7 @@ func TestImportedUIDsAreForEver(t *testing.T) {
 // Two different messages of one UID at the same time: one is stored.
 func TestImportsRace(t *testing.T) {
 	inBubble(t, func(b *bench) {
-		b.store.SetPlan(func(c blobtest.Call) blobtest.Fault { return slow(c) })
+		b.store.SetPlan(slow)
 		var calls sync.WaitGroup
 		results := make([]error, 4)
 		for i := range results {

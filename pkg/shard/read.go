@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"sync"
 	"time"
 
@@ -183,7 +184,7 @@ func (s *Shard) noteDamage(f found, err error) {
 	if !errors.Is(err, ledger.ErrCorrupt) {
 		return
 	}
-	kind, object := ledger.ObjectLedger, fmt.Sprint(f.position.Sequence())
+	kind, object := ledger.ObjectLedger, strconv.FormatUint(f.position.Sequence(), 10)
 	switch {
 	case f.object != "":
 		kind, object = ledger.ObjectBody, f.object

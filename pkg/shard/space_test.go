@@ -310,3 +310,20 @@ func TestSpaceInTrouble(t *testing.T) {
 		}
 	})
 }
+
+// What came under the horizon since the survey is not trimmed by it.
+func TestTrimKnowsOnlyItsSurvey(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.config.Repack = make(chan struct{}, 1)
+		w.config.Repack <- struct{}{}
+		w.open()
+		v := w.shard.survey(w.shard.ledger.Horizon())
+		w.deliver(anna, 1000)
+		time.Sleep(12 * time.Hour)
+		if w.shard.ledger.Horizon() <= v.horizon {
+			t.Fatal("the horizon didn't move")
+		}
+		ok(t, w.shard.trim(t.Context(), v.horizon, v))
+		w.verify()
+	})
+}
