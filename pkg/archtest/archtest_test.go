@@ -29,6 +29,7 @@ var rooms = map[string]string{
 	"pkg/blob/measured": "pkg/blob",
 	"pkg/ledger":        "pkg/blob",
 	"pkg/shard":         "pkg/ledger pkg/policy pkg/blob",
+	"pkg/fsck":          "pkg/shard pkg/ledger pkg/blob",
 	"pkg/directory":     "pkg/policy",
 	"pkg/placement":     "",
 	"pkg/gossip":        "",
