@@ -13,11 +13,7 @@ import (
 	"github.com/postern-pop/postern/pkg/shard"
 )
 
-const (
-	tries     = 6 // of a read that the store refuses
-	firstWait = 100 * time.Millisecond
-	maxLooks  = 20 // at what moves while it is looked for
-)
+const maxLooks = 20 // at what moves while it is looked for
 
 // job is an object to be read, with the messages that the index says are in it.
 type job struct {
@@ -57,26 +53,13 @@ func (w *walk) checkAll(ctx context.Context, jobs []*job) ([]outcome, error) {
 	return outcomes, context.Cause(ctx)
 }
 
-// check reads one object. What the store refuses is asked for again, for a
-// while.
+// check reads one object.
 func (w *walk) check(ctx context.Context, j *job) (outcome, error) {
-	wait := firstWait
-	for try := 1; ; try++ {
-		checked, err := w.read(ctx, j)
-		switch {
-		case err == nil:
-			return outcome{job: j, checked: checked}, nil
-		case errors.Is(err, ledger.ErrGone):
-			return outcome{job: j, gone: true}, nil
-		case try == tries, ctx.Err() != nil, errors.Is(err, ledger.ErrVersion):
-			return outcome{}, err
-		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-		}
-		wait *= 2
+	checked, err := w.read(ctx, j)
+	if errors.Is(err, ledger.ErrGone) {
+		return outcome{job: j, gone: true}, nil
 	}
+	return outcome{job: j, checked: checked}, err
 }
 
 func (w *walk) read(ctx context.Context, j *job) (ledger.Checked, error) {
@@ -209,4 +192,3 @@ func (w *walk) judgeBody(fresh *shard.View, o outcome, d ledger.Damage) []*job {
 	w.confirm(found)
 	return nil
 }
-

@@ -30,6 +30,8 @@ type Config struct {
 	// Progress is told of objects and octets read, and of those that this run need
 	// not read again. It may be called by several goroutines at once. nil: nobody is.
 	Progress func(objects, octets int64)
+
+	batch int // objects that are written down together; 0: batchObjects
 }
 
 // run is one run over a region.
@@ -45,8 +47,11 @@ func Run(ctx context.Context, config Config) (*Report, error) {
 	if config.Parallel < 1 {
 		config.Parallel = DefaultParallel
 	}
+	if config.batch < 1 {
+		config.batch = batchObjects
+	}
 	config.Only = max(config.Only, -1)
-	config.Store = shard.ReadOnly(config.Store)
+	config.Store = patient{shard.ReadOnly(config.Store)}
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
 	}

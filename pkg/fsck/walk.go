@@ -41,9 +41,12 @@ func (o object) String() string { return string(o.kind) + "/" + o.name }
 // walk verifies a shard; nil: there is none.
 func (r *run) walk(ctx context.Context, number int) (*Shard, error) {
 	w := &walk{run: r, config: shard.Config{Region: r.Region, Number: number, Store: r.Store, Log: r.Log}}
-	var err error
 	// The list first: what is in it, and not named by a view made later, is garbage.
-	if w.listed, err = list(ctx, r.Store, w.config.Prefix()); err != nil || !w.listed.owned() {
+	err := patiently(ctx, func() (err error) {
+		w.listed, err = list(ctx, r.Store, w.config.Prefix())
+		return err
+	})
+	if err != nil || !w.listed.owned() {
 		return nil, err
 	}
 	if err := w.open(ctx); err != nil {
@@ -153,7 +156,7 @@ func (w *walk) objects(ctx context.Context, objects map[object]wanted) error {
 	}
 	slices.SortFunc(left, func(a, b object) int { return strings.Compare(a.String(), b.String()) })
 	for len(left) > 0 {
-		n := batch(left, objects)
+		n := w.fits(left, objects)
 		if err := w.batch(ctx, left[:n]); err != nil {
 			return err
 		}
@@ -165,11 +168,11 @@ func (w *walk) objects(ctx context.Context, objects map[object]wanted) error {
 	return nil
 }
 
-// batch is how many of the objects make the next one.
-func batch(left []object, objects map[object]wanted) int {
+// fits is how many of the objects make the next batch.
+func (w *walk) fits(left []object, objects map[object]wanted) int {
 	messages := 0
 	for n, o := range left {
-		if messages += objects[o].messages; n == batchObjects || n > 0 && messages > batchMessages {
+		if messages += objects[o].messages; n == w.Config.batch || n > 0 && messages > batchMessages {
 			return n
 		}
 	}
