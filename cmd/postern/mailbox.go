@@ -22,6 +22,13 @@ func mailbox(ctx context.Context, p *run.Process, h *host, cfg *config.Process) 
 		return err
 	}
 	p.OnStop("store", func(context.Context) error { return closer.Close() })
+	if err := verified(ctx, p, store, me.log); err != nil {
+		return err
+	}
+	sealing, err := seal(cfg.Region.Storage.Encryption, me.log)
+	if err != nil {
+		return err
+	}
 	verifier := auth.New(auth.Config{Registerer: me.metrics})
 	p.OnStop("passwords", func(context.Context) error { verifier.Close(); return nil })
 
@@ -31,7 +38,7 @@ func mailbox(ctx context.Context, p *run.Process, h *host, cfg *config.Process) 
 	}
 	shards, err := node.New(node.Config{
 		Name: string(cfg.Name), Region: string(cfg.Region.Name), Shards: cfg.Region.Shards,
-		Store: store, Rules: h.view, Auth: verifier, Etcd: h.regional,
+		Store: store, Seal: sealing, Rules: h.view, Auth: verifier, Etcd: h.regional,
 		Address: string(address), Zone: cfg.Mailbox.Zone, Gossip: me.gossip,
 		CacheBytes: int64(cfg.Mailbox.CacheMiB) << 20,
 		Log:        me.log, Registerer: me.metrics,

@@ -46,6 +46,8 @@ type cli struct {
 	Import     importCmd     `cmd:"" group:"Operators" help:"Move a maildrop in from another server: a Maildir or an mbox."`
 
 	Deliver deliverCmd `cmd:"" group:"Tools" help:"Hand a message to an intake."`
+	Store   storeCmd   `cmd:"" group:"Tools" help:"Look at where mail is at rest."`
+	Key     keyCmd     `cmd:"" group:"Tools" help:"The keys that mail at rest is encrypted by."`
 	Config  configCmd  `cmd:"" group:"Tools" help:"Look at configuration files."`
 	Version versionCmd `cmd:"" group:"Tools" help:"Say which build this is."`
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -15,16 +16,15 @@ import (
 	"github.com/postern-pop/postern/pkg/blob/dir"
 	"github.com/postern-pop/postern/pkg/blob/measured"
 	"github.com/postern-pop/postern/pkg/blob/s3"
+	"github.com/postern-pop/postern/pkg/blob/sealed"
+	"github.com/postern-pop/postern/pkg/blob/verify"
 	"github.com/postern-pop/postern/pkg/config"
+	"github.com/postern-pop/postern/pkg/run"
 )
 
 // openStore opens where a region's mail is at rest. Metrics of it go to the
 // registerer, unless that is nil. The closer is for when no call is running.
 func openStore(ctx context.Context, cfg config.Storage, log *slog.Logger, to prometheus.Registerer) (blob.Store, io.Closer, error) {
-	if cfg.Encryption != nil {
-		// Better no start than mail that is believed to be encrypted.
-		return nil, nil, errors.New("storage.encryption: this version can't encrypt mail at rest")
-	}
 	var store interface {
 		blob.Store
 		io.Closer
@@ -63,6 +63,54 @@ func openBucket(ctx context.Context, cfg *config.S3, log *slog.Logger) (*s3.Stor
 	return store, nil
 }
 
+// seal is what encrypts a shard's part of the store; nil when the settings ask
+// for no encryption.
+func seal(cfg *config.Encryption, log *slog.Logger) (func(context.Context, blob.Store, string) (blob.Store, error), error) {
+	if cfg == nil {
+		return nil, nil
+	}
+	wrapper, err := sealed.OpenWrapper(string(cfg.KeyFile), cfg.KeyURI)
+	if err != nil {
+		return nil, fmt.Errorf("storage.encryption: %w", err)
+	}
+	return func(ctx context.Context, store blob.Store, prefix string) (blob.Store, error) {
+		return sealed.Open(ctx, store, prefix, wrapper, sealed.Options{Plain: cfg.AllowPlain, Log: log})
+	}, nil
+}
+
+// verifyEvery is how often a store is tried that couldn't be tested.
+const verifyEvery = time.Minute
+
+// verified refuses a store that breaks a promise, for good. One that can't be
+// tested now, being full or out of reach, is tested until it can be: a node on it
+// serves what it may.
+func verified(ctx context.Context, p *run.Process, store blob.Store, log *slog.Logger) error {
+	err := verify.Quick(ctx, store)
+	if err == nil || errors.Is(err, verify.ErrBroken) {
+		return advised(err)
+	}
+	log.Error("the store could not be tested, trying again", "error", err)
+	p.Go(ctx, "store verify", func(ctx context.Context) error {
+		ticker := time.NewTicker(verifyEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-ticker.C:
+			}
+			if err = verify.Quick(ctx, store); errors.Is(err, verify.ErrBroken) {
+				return err
+			} else if err == nil {
+				log.Info("the store keeps its promises")
+				<-ctx.Done()
+				return nil
+			}
+		}
+	})
+	return nil
+}
+
 // inTheClear reports whether octets leave this machine unencrypted on their way
 // to a URL.
 func inTheClear(endpoint string) bool {
@@ -85,6 +133,7 @@ func advised(err error) error {
 		{s3.ErrCredentials, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or storage.s3.credentials_file, to a key that the store knows, and check this machine's clock"},
 		{s3.ErrNoBucket, "create the bucket, or correct storage.s3.bucket, region and path_style: Postern makes no buckets"},
 		{s3.ErrDenied, "allow this key to get, put, delete and list objects, and to list and abort uploads, in the bucket below storage.s3.prefix"},
+		{verify.ErrBroken, "use another store, and see postern store verify"},
 		{s3.ErrPromise, "use another store: on this one two nodes could both believe that they own a mailbox"},
 		{blob.ErrFull, "make room in the store, or raise the bucket's quota"},
 		{blob.ErrThrottled, "wait, or raise the store's limits: the node tries again when it is restarted"},

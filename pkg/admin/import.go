@@ -177,7 +177,7 @@ func (r *importRun) message(ctx context.Context, head *posternv1.ImportHead) (*p
 	r.refused++
 	text := maildrop.TextOf(err)
 	if text == "" {
-		text = fmt.Sprintf("the mailbox has, or had, another message with the unique-id %s", envelope.UID)
+		text = fmt.Sprintf("the mailbox has, or had, another message with the unique-id %s, or may make one itself", envelope.UID)
 	}
 	return &posternv1.ImportVerdict{Refused: true, Text: text}, body.skip()
 }

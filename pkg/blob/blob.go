@@ -34,6 +34,9 @@ var (
 	ErrNotFound = errors.New("no such object")
 	// ErrMaybe says that it is not known whether the object was created.
 	ErrMaybe = errors.New("outcome unknown")
+	// ErrCorrupt says that an object isn't what was created: a Store that can tell
+	// never returns such octets.
+	ErrCorrupt = errors.New("damaged")
 	// ErrFull says that the store has no room.
 	ErrFull = errors.New("store full")
 	// ErrThrottled says that the store asks for fewer requests. It says why, and

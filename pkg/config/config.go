@@ -253,6 +253,8 @@ type S3 struct {
 type Encryption struct {
 	KeyFile Path   `yaml:"key_file,omitempty" want:"the path of a keyset file"`
 	KeyURI  string `yaml:"key_uri,omitempty" want:"the URI of a key service's key"`
+	// AllowPlain lets mail be read that was stored before encryption was turned on.
+	AllowPlain bool `yaml:"allow_plain,omitempty" want:"true or false"`
 }
 
 // Dir is a directory store: every mailbox node of the region sees the same one.

@@ -41,12 +41,10 @@ func (o object) String() string { return string(o.kind) + "/" + o.name }
 // walk verifies a shard; nil: there is none.
 func (r *run) walk(ctx context.Context, number int) (*Shard, error) {
 	w := &walk{run: r, config: shard.Config{Region: r.Region, Number: number, Store: r.Store, Log: r.Log}}
-	// The list first: what is in it, and not named by a view made later, is garbage.
-	err := patiently(ctx, func() (err error) {
-		w.listed, err = list(ctx, r.Store, w.config.Prefix())
-		return err
-	})
-	if err != nil || !w.listed.owned() {
+	if err := w.list(ctx); err != nil || !w.listed.owned() {
+		return nil, err
+	}
+	if err := w.unseal(ctx); err != nil {
 		return nil, err
 	}
 	if err := w.open(ctx); err != nil {
@@ -65,6 +63,29 @@ func (r *run) walk(ctx context.Context, number int) (*Shard, error) {
 	return &s, nil
 }
 
+// list comes before the view: what is in it, and not named by a view that was made
+// later, is garbage.
+func (w *walk) list(ctx context.Context) error {
+	return patiently(ctx, func() (err error) {
+		w.listed, err = list(ctx, w.config.Store, w.config.Prefix())
+		return err
+	})
+}
+
+// unseal goes on with the decrypted store, whose list has other sizes. It comes
+// after the first list: a shard without anything has no key.
+func (w *walk) unseal(ctx context.Context) (err error) {
+	if w.Unseal == nil {
+		return nil
+	}
+	opened, err := w.Unseal(ctx, w.config.Store, w.config.Prefix())
+	if err != nil {
+		return err
+	}
+	w.config.Store = patient{shard.ReadOnly(opened)}
+	return w.list(ctx)
+}
+
 // open makes the view. A ledger that can't be read, twice, is damage.
 func (w *walk) open(ctx context.Context) (err error) {
 	for range 2 {
@@ -78,7 +99,7 @@ func (w *walk) open(ctx context.Context) (err error) {
 		}
 	}
 	w.broken = err
-	w.checker = ledger.NewChecker(w.Store, w.config.Prefix())
+	w.checker = ledger.NewChecker(w.config.Store, w.config.Prefix())
 	return nil
 }
 

@@ -20,8 +20,9 @@ var (
 	// ErrBroken: it is not known whether an append was written. This ledger never
 	// appends again; opening it anew tells.
 	ErrBroken = errors.New("outcome of an append unknown: open the ledger again")
-	// ErrCorrupt: stored octets are damaged or missing.
-	ErrCorrupt = errors.New("damaged")
+	// ErrCorrupt: stored octets are damaged or missing, whether the store or this
+	// package found out.
+	ErrCorrupt = blob.ErrCorrupt
 	// ErrGone: the object that held the body has been deleted.
 	ErrGone = errors.New("gone")
 	// ErrVersion: written in a format that this program doesn't know.

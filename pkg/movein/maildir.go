@@ -217,9 +217,10 @@ func openFile(root *os.Root, file maildirFile) (io.ReadCloser, error) {
 	return nil, ErrVanished
 }
 
-// openRegular opens a regular file, and waits for nobody at one that isn't.
+// openRegular opens a regular file within the Maildir, and waits for nobody at
+// one that is a pipe.
 func openRegular(root *os.Root, name string) (io.ReadCloser, error) {
-	file, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	file, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -217,9 +217,15 @@ func TestMaildirInUse(t *testing.T) {
 		t.Errorf("%v, want ErrVanished", err)
 	}
 	// What was a file may be none any more.
-	noError(t, os.Symlink("/etc/passwd", filepath.Join(d.dir, "cur/3.c:2,")))
+	link := filepath.Join(d.dir, "cur/3.c:2,")
+	noError(t, os.Symlink("/etc/passwd", link))
 	if _, err := m.Messages[2].Measure(); err == nil || errors.Is(err, ErrVanished) {
 		t.Errorf("a link in place of the file: %v", err)
+	}
+	noError(t, os.Remove(link))
+	noError(t, syscall.Mkfifo(link, 0o600))
+	if _, err := m.Messages[2].Measure(); err == nil || errors.Is(err, ErrVanished) {
+		t.Errorf("a pipe in place of the file: %v", err)
 	}
 }
 
@@ -287,6 +293,7 @@ func TestLists(t *testing.T) {
 		{"a line too long", MaildirOptions{}, map[string]string{dovecotFile: "3 V9 N5\n3 P" + strings.Repeat("x", maxListLine) + " :1.a\n"}, "!line 2: longer than"},
 
 		{"version 3", MaildirOptions{}, map[string]string{courierFile: "/3 7 8\n1.a:2,S 9 5:8:1\n"}, "UID5-8 UID7-8"},
+		{"all is unlisted by Courier", MaildirOptions{}, map[string]string{courierFile: "/2 7 8\n"}, "UID7-8 UID8-8"},
 		{"version 1 of Courier", MaildirOptions{}, map[string]string{courierFile: "/1 7\n1.a:2,S 9 5\n"}, "UID5 UID7"},
 		{"version 0 of Courier", MaildirOptions{}, map[string]string{courierFile: "1.a:2,S 9\n"}, "1.a 2.b"},
 		{"no number, no validity", MaildirOptions{}, map[string]string{courierFile: "/2 7 8\n1.a 9 0:0\n2.b 9 3:0\n"}, "1.a UID3"},

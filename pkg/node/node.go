@@ -82,7 +82,9 @@ type Config struct {
 	Region string
 	Shards int // of the region; never changes
 	Store  blob.Store
-	Rules  policy.Rules
+	// Seal encrypts what is below a prefix of the store; nil: nothing does.
+	Seal  func(ctx context.Context, store blob.Store, prefix string) (blob.Store, error)
+	Rules policy.Rules
 	Auth   *auth.Verifier
 	Etcd   *clientv3.Client // the region's
 	Gossip *gossip.Member   // nil: failures are seen by etcd's leases alone
@@ -169,12 +171,19 @@ func New(config Config) (*Node, error) {
 // shards, so that the node that is left with all of them stays within it.
 func (n *Node) openShard(ctx context.Context, number int, epoch uint64) (owned, error) {
 	c := n.config
-	opened, err := shard.Open(ctx, shard.Config{
+	of := shard.Config{
 		Region: c.Region, Number: number, Node: c.Name,
 		Store: c.Store, Rules: c.Rules, Verify: c.Auth.Verify,
 		Log: c.Log, Metrics: n.metrics.shards, CacheBytes: c.CacheBytes / int64(c.Shards),
 		Budget: n.budget, Repack: n.repack,
-	}, epoch)
+	}
+	if c.Seal != nil {
+		var err error
+		if of.Store, err = c.Seal(ctx, c.Store, of.Prefix()); err != nil {
+			return nil, err
+		}
+	}
+	opened, err := shard.Open(ctx, of, epoch)
 	if err != nil {
 		return nil, err // not opened: a nil pointer in an interface is no nil
 	}

@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -89,7 +88,7 @@ var errCrash = errors.New("the process ends here")
 // A process that ends at any point leaves a whole object or none, and what it
 // left half written goes when the next one opens.
 func TestCrashAtEachStep(t *testing.T) {
-	for _, at := range []step{stepSyncMade, stepWrite, stepSync, stepLink, stepSyncDir, stepUnlink} {
+	for _, at := range []step{stepSyncMade, stepWrite, stepSync, stepOpenDir, stepLink, stepSyncDir, stepUnlink} {
 		t.Run(string(at), func(t *testing.T) {
 			path := t.TempDir()
 			s := open(t, path)
@@ -138,9 +137,9 @@ func TestOrderOfSteps(t *testing.T) {
 		key  string
 		want []step
 	}{
-		{"a/b/1", []step{stepSyncMade, stepSyncMade, stepWrite, stepSync, stepLink, stepSyncDir, stepUnlink}},
-		{"a/b/2", []step{stepWrite, stepSync, stepLink, stepSyncDir, stepUnlink}},
-		{"a/b/2", []step{stepWrite, stepSync, stepLink, stepSyncDir, stepUnlink}}, // exists: durable as well
+		{"a/b/1", []step{stepSyncMade, stepSyncMade, stepWrite, stepSync, stepOpenDir, stepLink, stepSyncDir, stepUnlink}},
+		{"a/b/2", []step{stepWrite, stepSync, stepOpenDir, stepLink, stepSyncDir, stepUnlink}},
+		{"a/b/2", []step{stepWrite, stepSync, stepOpenDir, stepLink, stepSyncDir, stepUnlink}}, // exists: durable as well
 	} {
 		steps = nil
 		_ = create(s, c.key, "x")
@@ -150,24 +149,60 @@ func TestOrderOfSteps(t *testing.T) {
 	}
 }
 
+// A file's fsync that failed is a clean failure, of this Create and all that come.
 func TestFsyncOfFileFails(t *testing.T) {
 	path := t.TempDir()
 	s := open(t, path)
-	s.step = func(now step) error {
-		if now == stepSync {
-			return syscall.EIO
-		}
-		return nil
-	}
+	s.step = failing(stepSync, syscall.EIO)
 	if err := create(s, "a/1", "x"); !errors.Is(err, syscall.EIO) || errors.Is(err, blob.ErrMaybe) {
 		t.Errorf("Create: %v; want a clean EIO", err)
 	}
 	if got := files(t, path); got != nil {
 		t.Errorf("left: %q", got)
 	}
-	s.step = func(step) error { return nil }
+	s.step = failing("", nil)
+	if err := create(s, "a/1", "y"); err == nil || errors.Is(err, blob.ErrMaybe) || !strings.Contains(err.Error(), "restart the process") {
+		t.Errorf("the next try: %v; want a clean refusal that says what to do", err)
+	}
+	if err := create(open(t, path), "a/1", "z"); err != nil {
+		t.Errorf("a new process: %v", err)
+	}
+}
+
+// Some file systems find out at fsync only that there is no room: nothing is
+// in doubt then.
+func TestFsyncOfFileFindsNoRoom(t *testing.T) {
+	s := open(t, t.TempDir())
+	s.step = failing(stepSync, syscall.EDQUOT)
+	if err := create(s, "a/1", "x"); !errors.Is(err, blob.ErrFull) || errors.Is(err, blob.ErrMaybe) {
+		t.Errorf("Create: %v; want ErrFull", err)
+	}
+	s.step = failing("", nil)
 	if err := create(s, "a/1", "y"); err != nil {
-		t.Errorf("the next try, with a new file: %v", err)
+		t.Errorf("with room again: %v", err)
+	}
+}
+
+// A new directory whose fsync failed is never taken for durable, however often
+// Create is called.
+func TestFsyncOfMadeDirectoryFails(t *testing.T) {
+	s := open(t, t.TempDir())
+	s.step = failing(stepSyncMade, syscall.EIO)
+	for range 3 {
+		if err := create(s, "a/1", "x"); err == nil || errors.Is(err, blob.ErrMaybe) {
+			t.Errorf("Create: %v; want a clean failure", err)
+		}
+		s.step = failing("", nil)
+	}
+}
+
+// failing fails at a step.
+func failing(at step, err error) func(step) error {
+	return func(now step) error {
+		if now == at {
+			return err
+		}
+		return nil
 	}
 }
 
@@ -177,17 +212,11 @@ func TestFsyncOfFileFails(t *testing.T) {
 func TestFsyncOfDirectoryFails(t *testing.T) {
 	path := t.TempDir()
 	s := open(t, path)
-	fail := true
-	s.step = func(now step) error {
-		if now == stepSyncDir && fail {
-			return syscall.EIO
-		}
-		return nil
-	}
+	s.step = failing(stepSyncDir, syscall.EIO)
 	if err := create(s, "a/1", "x"); !errors.Is(err, blob.ErrMaybe) {
 		t.Errorf("Create: %v; want ErrMaybe", err)
 	}
-	fail = false
+	s.step = failing("", nil)
 	for _, key := range []string{"a/1", "a/2"} {
 		if err := create(s, key, "x"); err == nil || errors.Is(err, blob.ErrExists) {
 			t.Errorf("Create(%s) after it: %v; want no acknowledgement", key, err)
@@ -195,9 +224,6 @@ func TestFsyncOfDirectoryFails(t *testing.T) {
 	}
 	if got := files(t, path); !slices.Equal(got, []string{"objects/a/1"}) {
 		t.Errorf("left: %q; want nothing made after the failure", got)
-	}
-	if err := s.exists(filepath.Join(s.objects, "a/1")); !errors.Is(err, blob.ErrMaybe) {
-		t.Errorf("a Create that had begun before: %v; want ErrMaybe", err)
 	}
 	if got := read(t, s, "a/1"); got != "x" {
 		t.Errorf("read %q", got)
@@ -207,73 +233,49 @@ func TestFsyncOfDirectoryFails(t *testing.T) {
 	}
 }
 
+// A Create that is under way when another's fsync fails isn't acknowledged.
+func TestFsyncFailsMeanwhile(t *testing.T) {
+	for _, at := range []step{stepOpenDir, stepSyncDir} {
+		s := open(t, t.TempDir())
+		s.step = func(now step) error {
+			if now == at {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.sick = syscall.EIO
+			}
+			return nil
+		}
+		if err := create(s, "a/1", "x"); !errors.Is(err, blob.ErrMaybe) {
+			t.Errorf("%s: %v; want ErrMaybe", at, err)
+		}
+	}
+}
+
+// Too many open files is trouble that passes, and nothing was created.
+func TestDirectoryCannotBeOpened(t *testing.T) {
+	s := open(t, t.TempDir())
+	s.step = failing(stepOpenDir, syscall.EMFILE)
+	if err := create(s, "a/1", "x"); err == nil || errors.Is(err, blob.ErrMaybe) {
+		t.Errorf("Create: %v; want a clean failure", err)
+	}
+	s.step = failing("", nil)
+	if err := create(s, "a/1", "y"); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
 func TestLinkErrors(t *testing.T) {
 	for err, want := range map[syscall.Errno]error{
 		syscall.ENOSPC: blob.ErrFull, syscall.EDQUOT: blob.ErrFull, syscall.EIO: blob.ErrMaybe, syscall.ESTALE: blob.ErrMaybe,
 		syscall.EACCES: nil, syscall.EROFS: nil,
 	} {
-		got := notLinked(&os.LinkError{Op: "link", Err: err})
+		got := explained(notLinked(&os.LinkError{Op: "link", Err: err}))
 		for _, kind := range []error{blob.ErrFull, blob.ErrMaybe} {
 			if errors.Is(got, kind) != errors.Is(kind, want) {
 				t.Errorf("%v: %v", err, got)
 			}
 		}
 	}
-}
-
-// A living process's half-written files stay; a dead one's go. The living one
-// is another process, killed in the end.
-func TestTempsOfTheDeadGo(t *testing.T) {
-	if os.Getenv("POSTERN_DIR_TEST") != "" {
-		sleeper()
-	}
-	path := t.TempDir()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self, "-test.run=^TestTempsOfTheDeadGo$")
-	cmd.Env = append(os.Environ(), "POSTERN_DIR_TEST=1")
-	cmd.Dir = path
-	if _, err := cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	said, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := said.Read(make([]byte, 1)); err != nil {
-		t.Fatal(err)
-	}
-	open(t, path)
-	if got := files(t, path); len(got) != 1 || !strings.HasPrefix(got[0], "tmp/") {
-		t.Errorf("while it lives: %q", got)
-	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait() // says that it was killed
-	open(t, path)
-	if got := files(t, path); len(got) != 0 {
-		t.Errorf("after its end: %q", got)
-	}
-}
-
-// sleeper is the other process: it never returns.
-func sleeper() {
-	s, err := Open(".")
-	if err != nil {
-		panic(err)
-	}
-	if err := os.WriteFile(s.tempName(), []byte("half"), 0o600); err != nil {
-		panic(err)
-	}
-	_, _ = os.Stdout.WriteString("!")
-	_, _ = io.Copy(io.Discard, os.Stdin) // till the end of the process that started it
-	os.Exit(1)
 }
 
 func TestManyOpensAtOnce(t *testing.T) {
@@ -302,15 +304,16 @@ func TestManyOpensAtOnce(t *testing.T) {
 
 // A process that begins beside ones that clean never loses its own folder.
 func TestTempDirsBesideCleaners(t *testing.T) {
+	s := open(t, t.TempDir())
 	temps := t.TempDir()
 	var done sync.WaitGroup
 	for range 16 {
 		done.Go(func() {
 			for range 30 {
-				if err := cleanTemps(temps); err != nil {
+				if err := s.cleanTemps(temps); err != nil {
 					t.Error(err)
 				}
-				d, err := newTempDir(temps)
+				d, err := s.newTempDir(temps)
 				if err != nil {
 					t.Error(err)
 					return
@@ -360,11 +363,63 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
+// A file system that lacks something is refused in words that name it.
+func TestOpenRefusesPoorFileSystems(t *testing.T) {
+	for _, c := range []struct {
+		at   step
+		err  error
+		says string
+	}{
+		{stepLock, syscall.ENOLCK, "no locks"},
+		{stepLock, syscall.EOPNOTSUPP, "no locks"},
+		{stepProbeLink, syscall.EPERM, "no hard links"}, // as FAT says
+		{stepProbeLink, syscall.EOPNOTSUPP, "no hard links"},
+		{stepProbeLink, syscall.EXDEV, "no hard links from tmp to objects"},
+		{stepProbe, syscall.EROFS, "read-only"},
+	} {
+		path := t.TempDir()
+		_, err := openAt(path, failing(c.at, c.err))
+		if err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%v at %s: %v; want a refusal with %q", c.err, c.at, err, c.says)
+		}
+		if got := files(t, path); got != nil {
+			t.Errorf("%v at %s: left %q", c.err, c.at, got)
+		}
+	}
+}
+
+// BenchmarkCreate is of objects of 64 KiB in one directory, by so many at once.
 func BenchmarkCreate(b *testing.B) {
-	s := open(b, b.TempDir())
 	content := bytes.Repeat([]byte("x"), 64<<10)
-	for i := 0; b.Loop(); i++ {
-		if err := s.Create(context.Background(), fmt.Sprintf("k/%020d", i), bytes.NewReader(content), int64(len(content))); err != nil {
+	for _, creators := range []int{1, 4, 16, 64} {
+		b.Run(fmt.Sprint(creators), func(b *testing.B) {
+			s := open(b, b.TempDir())
+			var serial atomic.Int64
+			var done sync.WaitGroup
+			b.ResetTimer()
+			for range creators {
+				done.Go(func() {
+					for i := serial.Add(1); i <= int64(b.N); i = serial.Add(1) {
+						if err := s.Create(context.Background(), fmt.Sprintf("k/%020d", i), bytes.NewReader(content), int64(len(content))); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			done.Wait()
+		})
+	}
+}
+
+func BenchmarkRead(b *testing.B) {
+	s := open(b, b.TempDir())
+	p := bytes.Repeat([]byte("x"), 64<<10)
+	if err := s.Create(context.Background(), "k/1", bytes.NewReader(p), int64(len(p))); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := s.ReadAt(context.Background(), "k/1", p, 0); err != nil {
 			b.Fatal(err)
 		}
 	}

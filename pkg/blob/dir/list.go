@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"iter"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -23,10 +22,21 @@ func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[blob.I
 		if !blob.BeginsKeys(prefix) {
 			return
 		}
-		if _, err := l.walk(ctx, prefix[:strings.LastIndexByte(prefix, '/')+1]); err != nil {
+		if err := l.all(ctx, prefix[:strings.LastIndexByte(prefix, '/')+1]); err != nil {
 			yield(blob.Info{}, fmt.Errorf("list %s: %w", prefix, err))
 		}
 	}
+}
+
+// all looks before and after: a store that is gone would have an empty list.
+func (l *lister) all(ctx context.Context, folder string) error {
+	if err := l.store.present(); err != nil {
+		return err
+	}
+	if more, err := l.walk(ctx, folder); err != nil || !more {
+		return err
+	}
+	return l.store.present()
 }
 
 type lister struct {
@@ -59,7 +69,7 @@ func (l *lister) walk(ctx context.Context, folder string) (more bool, err error)
 }
 
 func (l *lister) object(key string) (more bool, err error) {
-	info, err := os.Lstat(l.path(key))
+	info, err := os.Lstat(l.store.file(key))
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return true, nil // deleted meanwhile
@@ -72,9 +82,9 @@ func (l *lister) object(key string) (more bool, err error) {
 // names reads a folder's names, folders with a slash at the end, in the octet
 // order of the keys: "a.b" is before "a/b".
 func (l *lister) names(folder string) (names []string, err error) {
-	d, err := os.Open(l.path(folder))
+	d, err := os.Open(l.store.file(folder))
 	if err != nil {
-		if errors.Is(missing(err), blob.ErrNotFound) {
+		if isMissing(err) {
 			return nil, nil
 		}
 		return nil, err
@@ -91,7 +101,7 @@ func (l *lister) names(folder string) (names []string, err error) {
 		case errors.Is(err, io.EOF):
 			slices.Sort(names)
 			return names, nil
-		case errors.Is(missing(err), blob.ErrNotFound): // the path is an object
+		case isMissing(err): // the path is an object
 			return nil, nil
 		case err != nil:
 			return nil, err
@@ -113,8 +123,4 @@ func (l *lister) wanted(folder string, entry fs.DirEntry) (string, bool) {
 	key := folder + name
 	begins := strings.HasPrefix(key, l.prefix) || strings.HasPrefix(l.prefix, key)
 	return name, begins && (key > l.after || strings.HasPrefix(l.after, key))
-}
-
-func (l *lister) path(key string) string {
-	return filepath.Join(l.store.objects, filepath.FromSlash(key))
 }

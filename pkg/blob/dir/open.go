@@ -10,34 +10,47 @@ import (
 
 // Open opens the store at path, making it if need be. It refuses a file system
 // that lacks what Create stands on, and removes what dead processes left half
-// written.
-func Open(path string) (*Store, error) {
+// written. A full file system is no reason to refuse: what is there can be read.
+func Open(path string) (*Store, error) { return openAt(path, func(step) error { return nil }) }
+
+// openAt is Open with a test's hook before each step.
+func openAt(path string, at func(step) error) (*Store, error) {
 	s := &Store{
+		path:    path,
 		objects: filepath.Join(path, "objects"),
 		ready:   make(map[string]bool),
-		step:    func(step) error { return nil },
+		step:    at,
 		buffers: sync.Pool{New: func() any { return new([copySize]byte) }},
 	}
-	temps := filepath.Join(path, "tmp")
-	if err := errors.Join(mkdir(s.objects), mkdir(temps)); err != nil {
-		return nil, fmt.Errorf("blob store in a directory: %w", err)
-	}
-	if err := cleanTemps(temps); err != nil {
-		return nil, fmt.Errorf("blob store in %s: cleaning tmp: %w", path, err)
-	}
-	var err error
-	if s.temp, err = newTempDir(temps); err != nil {
-		return nil, fmt.Errorf("blob store in %s: %w", path, err)
-	}
-	if err := s.probe(); err != nil {
-		return nil, errors.Join(fmt.Errorf("blob store: the file system of %s can't be used: %w", path, err), s.Close())
+	if err := s.open(); err != nil {
+		return nil, fmt.Errorf("blob store in %s: %w", path, explained(err))
 	}
 	return s, nil
 }
 
+func (s *Store) open() (err error) {
+	if err := mkdir(s.objects); err != nil {
+		return err
+	}
+	if s.root, err = os.Open(s.objects); err != nil {
+		return err
+	}
+	s.temp, err = s.makeTemp()
+	if err != nil && !noRoom(err) {
+		return errors.Join(err, s.root.Close())
+	}
+	return nil
+}
+
 // Close gives the store's temporary directory up. No call may be running, and
 // none may follow.
-func (s *Store) Close() error { return s.temp.remove() }
+func (s *Store) Close() error {
+	err := s.root.Close()
+	if s.temp != nil {
+		err = errors.Join(err, s.temp.remove())
+	}
+	return err
+}
 
 // mkdir makes a directory and what it is in, durably.
 func mkdir(path string) error {
@@ -56,26 +69,53 @@ func mkdir(path string) error {
 	return syncDir(parent)
 }
 
+// makeTemp makes this process's directory for files half written and, in it,
+// tries all that Create needs. When there is no room for that it is tried again by
+// the next Create.
+func (s *Store) makeTemp() (*tempDir, error) {
+	temps := filepath.Join(s.path, "tmp")
+	if err := mkdir(temps); err != nil {
+		return nil, err
+	}
+	if err := s.cleanTemps(temps); err != nil {
+		return nil, fmt.Errorf("cleaning tmp: %w", err)
+	}
+	temp, err := s.newTempDir(temps)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.probe(temp); err != nil {
+		return nil, errors.Join(err, temp.remove())
+	}
+	return temp, nil
+}
+
 // probe tries what Create needs.
-func (s *Store) probe() error {
-	from := s.tempName()
+func (s *Store) probe(temp *tempDir) error {
+	from := s.tempName(temp)
 	defer os.Remove(from)
-	if err := probeFile(from); err != nil {
+	if err := errors.Join(s.step(stepProbe), probeFile(from)); err != nil {
 		return err
 	}
-	// The tilde can't be in a key.
-	to := filepath.Join(s.objects, "~"+filepath.Base(s.temp.path))
+	to := probeName(s.objects, temp.path)
 	defer os.Remove(to)
-	if err := os.Link(from, to); err != nil {
-		return fmt.Errorf("no hard links: %w", err)
+	if err := errors.Join(s.step(stepProbeLink), os.Link(from, to)); noRoom(err) {
+		return err
+	} else if err != nil {
+		return fmt.Errorf("this file system has no hard links from tmp to objects, which is what makes one of two writers win; use a local one such as ext4 or xfs: %w", err)
 	}
 	if err := os.Link(from, to); !errors.Is(err, os.ErrExist) {
-		return errors.Join(errors.New("link replaces a name that exists"), err)
+		return errors.Join(errors.New("this file system's link replaces a name that exists: two writers could both win"), err)
 	}
 	if err := syncDir(s.objects); err != nil {
-		return fmt.Errorf("fsync of a directory: %w", err)
+		return fmt.Errorf("this file system can't fsync a directory, so nothing in it is durable: %w", err)
 	}
 	return nil
+}
+
+// probeName is the probe's name among the objects. The tilde can't be in a key.
+func probeName(objects, temp string) string {
+	return filepath.Join(objects, "~"+filepath.Base(temp))
 }
 
 func probeFile(name string) error {
@@ -84,12 +124,13 @@ func probeFile(name string) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("fsync: %w", err)
+	_, err = f.WriteString("probe")
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("this file system can't write and fsync a file: %w", err)
 	}
 	again, err := os.OpenFile(name, exclusive, 0o600)
 	if err == nil {
-		return errors.Join(errors.New("O_EXCL opens a file that exists"), again.Close())
+		return errors.Join(errors.New("this file system's O_EXCL opens a file that exists: two writers could both win"), again.Close())
 	}
 	if !errors.Is(err, os.ErrExist) {
 		return err

@@ -18,7 +18,7 @@ type tempDir struct {
 	lock *os.File
 }
 
-func newTempDir(temps string) (*tempDir, error) {
+func (s *Store) newTempDir(temps string) (*tempDir, error) {
 	for {
 		path := filepath.Join(temps, strings.ToLower(rand.Text()))
 		if err := os.Mkdir(path, 0o700); err != nil {
@@ -31,8 +31,8 @@ func newTempDir(temps string) (*tempDir, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := flock(lock, syscall.LOCK_EX); err != nil {
-			return nil, errors.Join(fmt.Errorf("flock: %w", err), lock.Close())
+		if err := s.flock(lock, syscall.LOCK_EX); err != nil {
+			return nil, errors.Join(err, lock.Close(), os.Remove(path))
 		}
 		if same(lock, path) {
 			return &tempDir{path: path, lock: lock}, nil
@@ -50,6 +50,18 @@ func same(open *os.File, path string) bool {
 	return errA == nil && errB == nil && os.SameFile(a, b)
 }
 
+// flock locks, or fails with EWOULDBLOCK.
+func (s *Store) flock(f *os.File, how int) error {
+	err := s.step(stepLock)
+	if err == nil {
+		err = flock(f, how)
+	}
+	if err == nil || errors.Is(err, syscall.EWOULDBLOCK) {
+		return err
+	}
+	return fmt.Errorf("this file system has no locks (flock), which tell the files of living processes from those of dead ones: %w", err)
+}
+
 func flock(f *os.File, how int) error {
 	for {
 		if err := syscall.Flock(int(f.Fd()), how); err != syscall.EINTR {
@@ -63,25 +75,25 @@ func (t *tempDir) remove() error {
 }
 
 // tempName is a name that no other call has had.
-func (s *Store) tempName() string {
-	return filepath.Join(s.temp.path, strconv.FormatUint(s.serial.Add(1), 10))
+func (s *Store) tempName(temp *tempDir) string {
+	return filepath.Join(temp.path, strconv.FormatUint(s.serial.Add(1), 10))
 }
 
 // cleanTemps removes the folders of processes that are no more.
-func cleanTemps(temps string) error {
+func (s *Store) cleanTemps(temps string) error {
 	entries, err := os.ReadDir(temps)
 	if err != nil {
 		return err
 	}
 	for _, entry := range entries {
-		if err := cleanTemp(filepath.Join(temps, entry.Name())); err != nil {
+		if err := s.cleanTemp(filepath.Join(temps, entry.Name())); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func cleanTemp(path string) error {
+func (s *Store) cleanTemp(path string) error {
 	lock, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // another process cleans too
@@ -89,11 +101,12 @@ func cleanTemp(path string) error {
 	if err != nil {
 		return err
 	}
-	err = flock(lock, syscall.LOCK_EX|syscall.LOCK_NB)
+	err = s.flock(lock, syscall.LOCK_EX|syscall.LOCK_NB)
 	switch {
 	case errors.Is(err, syscall.EWOULDBLOCK): // its process lives
 		err = nil
 	case err == nil:
+		os.Remove(probeName(s.objects, path)) // if it died in Open
 		err = os.RemoveAll(path)
 	}
 	return errors.Join(err, lock.Close())

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -391,8 +392,11 @@ func TestForeignAnswers(t *testing.T) {
 func TestDamageInFlight(t *testing.T) {
 	server := s3test.Start(t)
 	var damage atomic.Bool
+	var sums sync.Map // what bodies are signed with, by path
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if damage.Load() && r.Method == http.MethodPut {
+			_, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+			sums.Store(key, r.Header.Get("X-Amz-Content-Sha256"))
 			body, _ := io.ReadAll(r.Body)
 			body[len(body)/2] ^= 1
 			r.Body = io.NopCloser(bytes.NewReader(body))
@@ -409,6 +413,10 @@ func TestDamageInFlight(t *testing.T) {
 		}
 		if n, err := s.ReadAt(t.Context(), "damaged/"+name, make([]byte, 1), 0); !errors.Is(err, blob.ErrNotFound) {
 			t.Errorf("%s: read %d octets, %v", name, n, err)
+		}
+		sum, _ := sums.Load("damaged/" + name)
+		if hashed := len(sum.(string)) == 64; hashed != (name != "stream") {
+			t.Errorf("%s: signed with %v", name, sum)
 		}
 	}
 }

@@ -23,7 +23,7 @@
 // # Decisions
 //
 //   - 2026-11-23: a create is sent once. The client library's own retries are
-//     off and redirects refused: a second try turns our own success into "exists".
+//     off, and it follows no redirects: a second try turns our own success into "exists".
 //     Reads, lists, deletes and parts have no such outcome and are tried three times.
 //   - 2026-11-23: the last octets of a body decide. While they haven't been given
 //     to the connection no server can hold the whole request, so an error is a
@@ -51,7 +51,8 @@
 //     take as long as it moves.
 //   - 2026-11-23: an upload whose completion has no known outcome isn't aborted: the
 //     server may be putting its parts together. It goes with those of dead processes,
-//     which are aborted when older than 12 hours: looked for at start and every hour.
+//     and with those that a part reached after they were aborted: all are aborted when
+//     older than 12 hours, looked for at start and every hour.
 //   - 2026-11-23: Open tries what Create stands on, as blob/dir does: a bucket where
 //     the second create of one key succeeds is refused.
 package s3

@@ -21,9 +21,8 @@ import (
 const expectAbove = 64 << 10
 
 var (
-	errStopped  = errors.New("the request is over")
-	errRedirect = errors.New("the endpoint redirects elsewhere")
-	errForeign  = errors.New("an answer that isn't an S3 store's")
+	errStopped = errors.New("the request is over")
+	errForeign = errors.New("an answer that isn't an S3 store's")
 )
 
 // stalledError says that a request stood still.
@@ -127,16 +126,12 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// acceptable refuses answers that come from something in between.
+// acceptable refuses "not found" from something in between: it makes the ledger
+// believe that mail is gone, and a proxy's page must not.
 func acceptable(req *http.Request, resp *http.Response) error {
-	switch {
-	case resp.StatusCode >= 300 && resp.StatusCode < 400 && resp.StatusCode != http.StatusNotModified:
-		return fmt.Errorf("%w: %s to %q", errRedirect, resp.Status, resp.Header.Get("Location"))
-	case resp.StatusCode == http.StatusNotFound && req.Method == http.MethodGet &&
-		!strings.Contains(resp.Header.Get("Content-Type"), "xml"):
-		// "Not found" makes the ledger believe that mail is gone. A proxy's page
-		// must not.
-		return fmt.Errorf("%w: %s of type %q", errForeign, resp.Status, resp.Header.Get("Content-Type"))
+	kind := resp.Header.Get("Content-Type")
+	if resp.StatusCode == http.StatusNotFound && req.Method == http.MethodGet && !strings.Contains(kind, "xml") {
+		return fmt.Errorf("%w: %s of type %q", errForeign, resp.Status, kind)
 	}
 	return nil
 }
