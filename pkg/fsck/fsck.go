@@ -1,6 +1,7 @@
 package fsck
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -42,7 +43,11 @@ type Config struct {
 type run struct {
 	Config
 	state *stateFile
+	end   context.CancelCauseFunc // of all, when the store refuses for too long
 }
+
+// reading is a shard's store, for reading only.
+func (r *run) reading(store blob.Store) blob.Store { return patient{shard.ReadOnly(store), r.end} }
 
 // Run verifies a region. An error means that it could not go on: the store can't be read,
 // the context has ended, or ErrState. With a state file the next run goes on there.
@@ -55,7 +60,6 @@ func Run(ctx context.Context, config Config) (*Report, error) {
 		config.batch = batchObjects
 	}
 	config.Only = max(config.Only, -1)
-	config.Store = patient{shard.ReadOnly(config.Store)}
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
@@ -69,13 +73,15 @@ func Run(ctx context.Context, config Config) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &run{Config: config, state: state}
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	r := &run{Config: config, state: state, end: end}
 	for number := range config.Shards {
 		if config.Only >= 0 && number != config.Only {
 			continue
 		}
 		if err := r.shard(ctx, number); err != nil {
-			return nil, fmt.Errorf("shard %d: %w", number, err)
+			return nil, fmt.Errorf("shard %d: %w", number, cmp.Or(context.Cause(ctx), err))
 		}
 	}
 	state.Finished = true

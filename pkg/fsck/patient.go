@@ -11,12 +11,16 @@ import (
 )
 
 const (
-	tries     = 6 // of a call that the store refuses
+	tries     = 9 // of a call that the store refuses: most of a minute
 	firstWait = 100 * time.Millisecond
 )
 
-// patient is a store that is asked again when it refuses to read.
-type patient struct{ blob.Store }
+// patient is a store that is asked again when it refuses to read. If that doesn't
+// help it ends the run: opening a ledger would ask for ever.
+type patient struct {
+	blob.Store
+	end context.CancelCauseFunc
+}
 
 // ReadAt implements blob.Store.
 func (p patient) ReadAt(ctx context.Context, key string, b []byte, offset int64) (n int, err error) {
@@ -24,6 +28,9 @@ func (p patient) ReadAt(ctx context.Context, key string, b []byte, offset int64)
 		n, err = p.Store.ReadAt(ctx, key, b, offset)
 		return err
 	})
+	if err != nil && !lasting(err) {
+		p.end(err)
+	}
 	return n, err
 }
 

@@ -40,7 +40,7 @@ func (o object) String() string { return string(o.kind) + "/" + o.name }
 
 // walk verifies a shard; nil: there is none.
 func (r *run) walk(ctx context.Context, number int) (*Shard, error) {
-	w := &walk{run: r, config: shard.Config{Region: r.Region, Number: number, Store: r.Store, Log: r.Log}}
+	w := &walk{run: r, config: shard.Config{Region: r.Region, Number: number, Store: r.reading(r.Store), Log: r.Log}}
 	if err := w.list(ctx); err != nil || !w.listed.owned() {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func (w *walk) unseal(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	w.config.Store = patient{shard.ReadOnly(opened)}
+	w.config.Store = w.reading(opened)
 	return w.list(ctx)
 }
 
