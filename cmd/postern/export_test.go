@@ -11,8 +11,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
+	"testing/synctest"
 	"time"
 
+	"github.com/postern-pop/postern/pkg/blob/blobtest"
+	"github.com/postern-pop/postern/pkg/config"
 	"github.com/postern-pop/postern/pkg/maildrop"
 	"github.com/postern-pop/postern/pkg/maildroptest"
 	"github.com/postern-pop/postern/pkg/movein"
@@ -243,5 +247,62 @@ func TestExportCommand(t *testing.T) {
 	noError(t, json.Unmarshal([]byte(out), &report))
 	if code != exitFailed || report.Messages != 5 || len(report.Lost) != 1 || len(exportedFiles(t, dir+"3")) != 5 || !strings.Contains(said, "postern fsck --region") {
 		t.Errorf("%d, %s%s", code, out, said)
+	}
+}
+
+// Beside an owner who moves bodies into packs and deletes what is removed, every
+// message that lives is exported.
+func TestExportOfALiveMailbox(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, ctx := blobtest.NewMemory(), context.Background()
+		s := agingShard(t, store)
+		var ids []maildrop.UID
+		for i := range 8 {
+			uid := maildrop.UID(fmt.Sprint("message-", i))
+			noError(t, s.Deliver(ctx, maildrop.Envelope{ID: maildrop.RandomID(), To: auditedUser, UID: uid}, maildroptest.Filled(50_000+i, byte(i))))
+			ids = append(ids, uid)
+		}
+		e := &export{region: &regionStore{Region: &config.Region{Name: "eu", Shards: 4}, store: store, log: noLog}}
+		noError(t, e.find(ctx, auditedUser))
+		time.Sleep(30 * time.Hour)
+		d, err := s.Open(ctx, maildrop.Login{Address: auditedUser, Password: "x"})
+		noError(t, err)
+		noError(t, d.Remove(ctx, ids[:2]))
+		time.Sleep(20 * time.Hour)
+		dir := filepath.Join(t.TempDir(), "M")
+		noError(t, e.all(ctx, dir, io.Discard))
+		if e.report.Messages != 6 || e.report.Gone != 2 || len(e.report.Lost) != 0 {
+			t.Errorf("%+v", e.report)
+		}
+		var got []maildrop.UID
+		for _, m := range readMaildir(t, dir, nil) {
+			got = append(got, m.uid)
+		}
+		if !slices.Equal(got, ids[2:]) {
+			t.Errorf("%q, want %q", got, ids[2:])
+		}
+		noError(t, s.Close(ctx))
+	})
+}
+
+// What is given up leaves no message behind.
+func TestExportGivesUp(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "M")
+	w, err := newMaildir(dir)
+	noError(t, err)
+	body := func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("Subject: x\r\n\r\n")), nil }
+	noError(t, w.add(exported{uid: "1", received: time.Now(), order: "1/1"}, body))
+	broken := func() (io.ReadCloser, error) { return io.NopCloser(iotest.ErrReader(io.ErrUnexpectedEOF)), nil }
+	if err := w.add(exported{uid: "2", received: time.Now(), order: "1/2"}, broken); err == nil {
+		t.Error("a message that can't be read is added")
+	}
+	w.close()
+	for _, sub := range []string{"new", "cur", "tmp"} {
+		if left, err := os.ReadDir(filepath.Join(dir, sub)); err != nil || len(left) != 0 {
+			t.Errorf("%s: %v, %v", sub, left, err)
+		}
+	}
+	if _, err := newMaildir(dir); err != nil {
+		t.Errorf("the next run: %v", err)
 	}
 }

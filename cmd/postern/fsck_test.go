@@ -15,6 +15,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/postern-pop/postern/pkg/blob"
 	"github.com/postern-pop/postern/pkg/blob/blobtest"
 	"github.com/postern-pop/postern/pkg/blob/sealed"
 	"github.com/postern-pop/postern/pkg/config"
@@ -297,16 +298,7 @@ func (a *audited) aged() [32]byte {
 	a.t.Helper()
 	memory := blobtest.NewMemory()
 	synctest.Test(a.t, func(t *testing.T) {
-		rules := maildroptest.NewRules()
-		rules.PutAccount(policy.Account{Name: "customer", Region: "eu"})
-		rules.PutDomain(policy.Domain{Name: "local.example", Account: "customer", Kind: policy.DomainLocal})
-		s, err := shard.Open(context.Background(), shard.Config{
-			Region: "eu", Number: auditedUser.Shard(4), Node: "eu-mailbox-1", Store: memory, Rules: rules,
-			Verify: func(context.Context, maildrop.Address, string, string) error { return nil },
-			Clock:  func() time.Duration { return time.Duration(time.Now().UnixNano()) },
-		}, 0)
-		noError(t, err)
-		a.record(s, maildrop.AddressRecord{Address: auditedUser})
+		s := agingShard(t, memory)
 		for i := range 12 {
 			noError(t, s.Deliver(context.Background(), maildrop.Envelope{ID: maildrop.RandomID(), To: auditedUser}, maildroptest.Filled(300_000*(i%6+1), byte(i))))
 			if i == 5 {
@@ -333,3 +325,19 @@ func (a *audited) aged() [32]byte {
 }
 
 func auditedPrefix() string { return shard.Config{Region: "eu", Number: auditedUser.Shard(4)}.Prefix() }
+
+// agingShard is the user's shard in a bubble of fake time.
+func agingShard(t *testing.T, store blob.Store) *shard.Shard {
+	t.Helper()
+	rules := maildroptest.NewRules()
+	rules.PutAccount(policy.Account{Name: "customer", Region: "eu"})
+	rules.PutDomain(policy.Domain{Name: "local.example", Account: "customer", Kind: policy.DomainLocal})
+	s, err := shard.Open(context.Background(), shard.Config{
+		Region: "eu", Number: auditedUser.Shard(4), Node: "eu-mailbox-1", Store: store, Rules: rules, CacheBytes: -1,
+		Verify: func(context.Context, maildrop.Address, string, string) error { return nil },
+		Clock:  func() time.Duration { return time.Duration(time.Now().UnixNano()) },
+	}, 0)
+	noError(t, err)
+	noError(t, s.PutAddress(context.Background(), maildrop.AddressRecord{Address: auditedUser, Account: "customer", Hash: auditedHash}))
+	return s
+}
