@@ -56,6 +56,10 @@ fuzz: ## every fuzz target, FUZZTIME each (10s)
 		echo "== $$(dirname $$file) $$name"; \
 		$(GO) test ./$$(dirname $$file) -run '^$$' -fuzz "^$$name\$$" -fuzztime $(or $(FUZZTIME),10s); done
 
+.PHONY: sim
+sim: ## thousands of simulated runs of a shard in a hostile world, and every mutant found (SEEDS=5000)
+	POSTERN_SIM=full POSTERN_SIM_SEEDS=$(SEEDS) $(GO) test ./pkg/sim -v -timeout 60m
+
 .PHONY: bench
 bench: ## CPU, allocations and memory per session, poll, download and delivery, through the demo's processes
 	$(GO) test ./cmd/postern -run '^$$' -bench . -benchtime 300x -timeout 30m

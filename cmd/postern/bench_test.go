@@ -1,13 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"crypto/tls"
-	"fmt"
 	"io"
-	"net/http"
-	"os"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,9 +11,9 @@ import (
 )
 
 // These benchmarks send real clients through a running demo's processes and
-// report what all of the region's processes spent: CPU time (user and system)
-// and heap allocations an operation. Compare ratios, and CPU rather than rates:
-// machines are noisy, and the client runs on the same one.
+// report what all of the region's processes spent (bench_cost_test.go). Compare
+// ratios, and CPU rather than rates: machines are noisy, and the client runs on
+// the same one.
 
 // benchTLS is what a client offers: X25519, as most do today, so that figures can be
 // compared with servers that know nothing newer.
@@ -29,21 +24,56 @@ func benchTLS(d *running, cache tls.ClientSessionCache) *tls.Config {
 	return config
 }
 
+// benchDemo is a demo on a processor of its own.
+func benchDemo(b *testing.B) (d *running) {
+	b.Helper()
+	apart(b, func() { d = startDemo(b, b.TempDir(), freePorts(b)) })
+	return d
+}
+
 func BenchmarkShortSession(b *testing.B) {
-	d := startDemo(b, b.TempDir(), freePorts(b))
-	user := d.user("eu", kindLocal)
-	d.measure(b, func() { shortSession(b, d, user, benchTLS(d, nil)) })
+	others := rivals{}
+	others.run(b, "floor", func(b *testing.B) float64 {
+		region := startFloor(b, "front")
+		return measureEach(b, region, func() { shortSession(b, region, peerUser, anyTLS()) })
+	})
+	others.run(b, "dovecot", func(b *testing.B) float64 {
+		region := startDovecot(b)
+		return measureEach(b, region, func() { shortSession(b, region, peerUser, anyTLS()) })
+	})
+	others.run(b, "postern", func(b *testing.B) float64 {
+		d := benchDemo(b)
+		user, region, config := d.user("eu", kindLocal), d.region("eu"), benchTLS(d, nil)
+		return measureEach(b, region, func() { shortSession(b, region, user, config) })
+	})
 }
 
 func BenchmarkShortSessionResumed(b *testing.B) {
-	d := startDemo(b, b.TempDir(), freePorts(b))
+	d := benchDemo(b)
 	user := d.user("eu", kindLocal)
-	config := benchTLS(d, tls.NewLRUClientSessionCache(1))
-	d.measure(b, func() { shortSession(b, d, user, config) })
+	region, config := d.region("eu"), benchTLS(d, tls.NewLRUClientSessionCache(1))
+	measureEach(b, region, func() { shortSession(b, region, user, config) })
 }
 
-func shortSession(b *testing.B, d *running, user demoUser, config *tls.Config) {
-	pop := benchLogin(b, d, user, config)
+// peerUser is one that peers know.
+var peerUser = demoUser{Address: "u0@example.net", Password: "p"}
+
+// rivals are what others took for the same, in the same run.
+type rivals map[string]float64 // CPU seconds by name
+
+// run measures one of them, and compares it with those before it.
+func (r rivals) run(b *testing.B, name string, cpu func(*testing.B) float64) {
+	b.Run(name, func(b *testing.B) {
+		took := cpu(b)
+		for other, its := range r {
+			b.ReportMetric(took/its, "x-"+other)
+		}
+		r[name] = took
+	})
+}
+
+func shortSession(b *testing.B, region demoRegionReport, user demoUser, config *tls.Config) {
+	pop := benchLogin(b, region, user, config)
 	if _, _, err := pop.Stat(); err != nil {
 		b.Fatal(err)
 	}
@@ -53,68 +83,58 @@ func shortSession(b *testing.B, d *running, user demoUser, config *tls.Config) {
 // BenchmarkPoll is what a mail client does each few minutes when it finds one
 // new message of about 80 KB.
 func BenchmarkPoll(b *testing.B) {
-	d := startDemo(b, b.TempDir(), freePorts(b))
-	user := d.makeUsers("eu", 1)[0]
-	d.deliverText(b, user, letterOf("poll", 80<<10))
-	config := benchTLS(d, nil)
-	d.measure(b, func() {
-		pop := benchLogin(b, d, user, config)
-		if _, _, err := pop.Stat(); err != nil {
-			b.Fatal(err)
-		}
-		if _, err := pop.UIDs(); err != nil {
-			b.Fatal(err)
-		}
-		if _, err := pop.Sizes(); err != nil {
-			b.Fatal(err)
-		}
-		if _, err := pop.Retr(1, io.Discard); err != nil {
-			b.Fatal(err)
-		}
-		benchQuit(b, pop)
+	others, text := rivals{}, letterOf("poll", 80<<10)
+	others.run(b, "dovecot", func(b *testing.B) float64 {
+		region := startDovecot(b)
+		send(b, region.LMTP, 1, times(1), func(int) (string, []byte) { return peerUser.Address, text })
+		return measureEach(b, region, func() { poll(b, region, peerUser, anyTLS()) })
 	})
+	others.run(b, "postern", func(b *testing.B) float64 {
+		d := benchDemo(b)
+		user := d.makeUsers("eu", 1)[0]
+		d.deliverText(b, user, text)
+		region, config := d.region("eu"), benchTLS(d, nil)
+		return measureEach(b, region, func() { poll(b, region, user, config) })
+	})
+}
+
+func poll(b *testing.B, region demoRegionReport, user demoUser, config *tls.Config) {
+	pop := benchLogin(b, region, user, config)
+	if _, _, err := pop.Stat(); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := pop.UIDs(); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := pop.Sizes(); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := pop.Retr(1, io.Discard); err != nil {
+		b.Fatal(err)
+	}
+	benchQuit(b, pop)
 }
 
 // BenchmarkDownload fetches a message of 8 MB; its unit is what a GB costs.
 func BenchmarkDownload(b *testing.B) {
 	const size = 8 << 20
-	d := startDemo(b, b.TempDir(), freePorts(b))
+	d := benchDemo(b)
 	user := d.makeUsers("eu", 1)[0]
 	d.deliverText(b, user, letterOf("download", size))
-	pop := benchLogin(b, d, user, benchTLS(d, nil))
+	pop := benchLogin(b, d.region("eu"), user, benchTLS(d, nil))
 	defer pop.Close()
-	cpu := d.measure(b, func() {
+	fetch := func() {
 		if _, err := pop.Retr(1, io.Discard); err != nil {
 			b.Fatal(err)
 		}
+	}
+	fetch() // for warmth
+	cpu := measure(b, d.region("eu"), func() {
+		for b.Loop() {
+			fetch()
+		}
 	})
 	b.ReportMetric(cpu*1e9/size, "server-cpu-s/GB")
-}
-
-// BenchmarkDelivery delivers messages of 90 KB from 32 connections.
-func BenchmarkDelivery(b *testing.B) {
-	d := startDemo(b, b.TempDir(), freePorts(b))
-	region := d.region("eu")
-	users := d.makeUsers("eu", 8)
-	text := string(letterOf("delivery", 90<<10))
-	b.SetParallelism(32)
-	before := d.spent(b)
-	b.RunParallel(func(pb *testing.PB) {
-		l, err := mailclient.DialLMTP(b.Context(), region.LMTP, nil)
-		if err != nil {
-			b.Error(err)
-			return
-		}
-		defer l.Quit()
-		for n := 0; pb.Next(); n++ {
-			verdicts, err := l.Deliver("s@example.net", []string{users[n%len(users)].Address}, []byte(text))
-			if err != nil || verdicts[0] != nil {
-				b.Error(err, verdicts[0])
-				return
-			}
-		}
-	})
-	d.spent(b).report(b, before)
 }
 
 // BenchmarkIdleSession holds logged-in sessions open; its figure is what each
@@ -123,13 +143,13 @@ func BenchmarkDelivery(b *testing.B) {
 // bring with them, and the garbage that they clear away, don't count.
 func BenchmarkIdleSession(b *testing.B) {
 	const first, more = 1000, 3000
-	d := startDemo(b, b.TempDir(), freePorts(b))
+	d := benchDemo(b)
 	user := d.user("eu", kindLocal)
 	config := benchTLS(d, nil)
 	open := make([]*mailclient.POP, 0, first+more)
 	hold := func(n int) int64 {
 		for range n {
-			open = append(open, benchLogin(b, d, user, config))
+			open = append(open, benchLogin(b, d.region("eu"), user, config))
 		}
 		return d.settledMemory(b)
 	}
@@ -141,8 +161,8 @@ func BenchmarkIdleSession(b *testing.B) {
 	}
 }
 
-func benchLogin(b *testing.B, d *running, user demoUser, config *tls.Config) *mailclient.POP {
-	pop, err := mailclient.DialPOP(b.Context(), d.region("eu").POP3S, config)
+func benchLogin(b *testing.B, region demoRegionReport, user demoUser, config *tls.Config) *mailclient.POP {
+	pop, err := mailclient.DialPOP(b.Context(), region.POP3S, config)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -167,81 +187,6 @@ func (d *running) deliverText(b *testing.B, user demoUser, text []byte) {
 	if err := deliverOnce(b.Context(), d.region(user.Region).LMTP, user.Address, text); err != nil {
 		b.Fatal(err)
 	}
-}
-
-// cost is what the processes of a region have spent since their start.
-type cost struct {
-	cpuTicks, mallocs float64
-	byRole            map[string]float64 // CPU ticks
-}
-
-// measure runs the operation once for warmth and then b.N times, and returns the
-// CPU seconds of all of the region's processes that one took.
-func (d *running) measure(b *testing.B, operation func()) float64 {
-	operation()
-	before := d.spent(b)
-	for b.Loop() {
-		operation()
-	}
-	return d.spent(b).report(b, before)
-}
-
-func (c cost) report(b *testing.B, before cost) float64 {
-	const ticksPerSecond = 100 // USER_HZ, fixed on Linux
-	cpu := (c.cpuTicks - before.cpuTicks) / ticksPerSecond / float64(b.N)
-	b.ReportMetric(cpu*1e3, "server-cpu-ms/op")
-	for role, ticks := range c.byRole {
-		b.ReportMetric((ticks-before.byRole[role])/ticksPerSecond/float64(b.N)*1e3, role+"-cpu-ms/op")
-	}
-	b.ReportMetric((c.mallocs-before.mallocs)/float64(b.N), "server-allocs/op")
-	return cpu
-}
-
-func (d *running) spent(b *testing.B) (c cost) {
-	region := d.region("eu")
-	c.byRole = map[string]float64{}
-	for _, process := range region.Processes {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", process.PID))
-		if err != nil {
-			b.Fatal(err)
-		}
-		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-		for _, field := range fields[11:13] { // utime and stime: proc(5)
-			ticks, err := strconv.ParseFloat(field, 64)
-			if err != nil {
-				b.Fatal(err)
-			}
-			c.cpuTicks += ticks
-			c.byRole[process.Role] += ticks
-		}
-	}
-	for _, address := range region.Metrics {
-		c.mallocs += scraped(b, address, "go_memstats_mallocs_total")
-	}
-	return c
-}
-
-func scraped(b *testing.B, address, metric string) float64 {
-	response, err := http.Get("http://" + address + "/metrics")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		b.Fatal(err)
-	}
-	for line := range strings.Lines(string(text)) {
-		if value, ok := strings.CutPrefix(line, metric+" "); ok {
-			number, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			if err != nil {
-				b.Fatal(err)
-			}
-			return number
-		}
-	}
-	b.Fatalf("%s has no %s", address, metric)
-	return 0
 }
 
 // settledMemory is proportionalMemory once it has stopped shrinking. A checked

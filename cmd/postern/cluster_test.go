@@ -9,6 +9,7 @@ import (
 	"hash"
 	mathrand "math/rand/v2"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -17,8 +18,11 @@ import (
 	"testing"
 	"time"
 
+	"go.yaml.in/yaml/v3"
 	"golang.org/x/time/rate"
 
+	"github.com/postern-pop/postern/pkg/blob/s3test"
+	"github.com/postern-pop/postern/pkg/blob/sealed"
 	"github.com/postern-pop/postern/pkg/config"
 	"github.com/postern-pop/postern/pkg/mailclient"
 )
@@ -42,11 +46,49 @@ func TestCluster(t *testing.T) {
 	d.stop()
 }
 
+// TestClusterInBucket is the same on an S3 server, with encryption, where the
+// server dies now and then as well.
+func TestClusterInBucket(t *testing.T) {
+	server := s3test.Start(t)
+	s3test.Environment(t)
+	files, key := t.TempDir(), filepath.Join(t.TempDir(), "mail.keyset")
+	if _, err := sealed.CreateKeyFile(key); err != nil {
+		t.Fatal(err)
+	}
+	region, err := config.LoadRegion("../../regions/eu.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	region.File = ""
+	region.Storage = config.Storage{
+		S3: &config.S3{
+			Endpoints: []config.Endpoint{config.Endpoint(server.URL())}, Bucket: server.Bucket(), Prefix: "mail", PathStyle: true,
+		},
+		Encryption: &config.Encryption{KeyFile: config.Path(key)},
+	}
+	text, err := yaml.Marshal(region)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(files, "eu.yaml"), text, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := startDemo(t, t.TempDir(), freePorts(t), "--regions", files, "--keep-storage")
+	nothingAcknowledgedIsLost(t, d, func(ctx context.Context) {
+		for sleep(ctx, 7*time.Second); ctx.Err() == nil; sleep(ctx, 7*time.Second) {
+			server.Kill()
+			sleep(ctx, time.Second)
+			server.Restart()
+		}
+	})
+	d.stop()
+}
+
 // nothingAcknowledgedIsLost delivers from several connections while one
 // mailbox node after the other is killed and comes back, and then fetches
 // everything: each message that was acknowledged is there exactly once and as it
 // was sent, and nothing is there that nobody sent.
-func nothingAcknowledgedIsLost(t *testing.T, d *running) {
+func nothingAcknowledgedIsLost(t *testing.T, d *running, also ...func(ctx context.Context)) {
 	messages, mailboxes, killEvery := tortureScale()
 	post := &postOffice{region: d.region("eu"), sent: map[string]*letter{}}
 	post.boxes = d.makeUsers("eu", mailboxes)
@@ -54,8 +96,13 @@ func nothingAcknowledgedIsLost(t *testing.T, d *running) {
 	ctx, stop := context.WithCancel(t.Context())
 	killer := make(chan int)
 	go func() { killer <- d.killInTurns(ctx, "eu", killEvery) }()
+	var others sync.WaitGroup
+	for _, harm := range also {
+		others.Go(func() { harm(ctx) })
+	}
 	post.deliverAll(t, messages)
 	stop()
+	others.Wait()
 	t.Logf("%d messages acknowledged through %d kills, %d repeated", len(post.sent), <-killer, post.repeats.Load())
 
 	for _, box := range post.boxes {

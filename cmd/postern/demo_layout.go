@@ -70,6 +70,11 @@ func inPortOrder(regions []config.Region) []config.Region {
 	return slices.SortedStableFunc(slices.Values(regions), func(a, b config.Region) int { return place(a) - place(b) })
 }
 
+// localStorage is a region's mail in a data directory.
+func localStorage(data string, region config.Name) config.Storage {
+	return config.Storage{Dir: &config.Dir{Path: config.Path(filepath.Join(data, string(region), "store"))}}
+}
+
 // layOut decides on ports and places. A base of 0 means the default ports.
 func layOut(dir string, base int, regions []config.Region) (*demoLayout, error) {
 	if len(regions) > maxRegions {
@@ -90,7 +95,6 @@ func layOut(dir string, base int, regions []config.Region) (*demoLayout, error) 
 	for i, region := range inPortOrder(regions) {
 		r := &demoRegion{Region: region, pop3s: at(pop3s + i), lmtp: at(base + lmtpOffset + i)}
 		r.Gateway = port()
-		r.Storage.S3, r.Storage.Dir = nil, &config.Dir{Path: config.Path(filepath.Join(dir, string(r.Name), "store"))}
 		r.File = config.Path(filepath.Join(dir, string(r.Name), "region.yaml"))
 		r.processes = layout.processes(r, port)
 		layout.regions = append(layout.regions, r)

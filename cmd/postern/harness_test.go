@@ -37,10 +37,10 @@ type running struct {
 	report demoReport
 }
 
-func startDemo(t testing.TB, dir string, base int) *running {
+func startDemo(t testing.TB, dir string, base int, flags ...string) *running {
 	t.Helper()
 	r := &running{t: t, dir: dir, base: base, output: &bytes.Buffer{}}
-	r.cmd = exec.Command(binary, "demo", "--data", dir, "--base-port", strconv.Itoa(base))
+	r.cmd = exec.Command(binary, append([]string{"demo", "--data", dir, "--base-port", strconv.Itoa(base)}, flags...)...)
 	r.cmd.Stdout, r.cmd.Stderr = r.output, r.output
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -17,7 +17,9 @@ import (
 // standaloneCmd runs one region on one machine.
 type standaloneCmd struct {
 	Data   string `required:"" type:"path" help:"Directory for everything; made when it isn't there."`
-	Region string `required:"" type:"existingfile" placeholder:"FILE" help:"The region's file. Its storage and gateway are replaced: the mail is in the data directory."`
+	Region string `required:"" type:"existingfile" placeholder:"FILE" help:"The region's file. Its gateway is replaced, and its storage unless --keep-storage says otherwise."`
+
+	KeepStorage bool `help:"Keep the mail where the region's file says, in a bucket for example, encrypted or not; without it the mail is in the data directory, as it is."`
 
 	POP3S    string         `name:"pop3s" default:":995" placeholder:"HOST:PORT" help:"Where mail clients connect to (${default})."`
 	LMTP     string         `name:"lmtp" default:"127.0.0.1:24" placeholder:"HOST:PORT" help:"Where gateways deliver to (${default})."`
@@ -31,7 +33,7 @@ type standaloneCmd struct {
 
 // Help is shown by --help.
 func (standaloneCmd) Help() string {
-	return `Front, intake, mailbox node, etcd and a directory store, wired as the roles of a
+	return `Front, intake, mailbox node, etcd and, if not said otherwise, a directory store, wired as the roles of a
 cluster are, in one process. DIR/operator.yaml is the context for the operator's
 commands.`
 }
@@ -51,7 +53,9 @@ func (c *standaloneCmd) Run(ctx context.Context) error {
 	}
 	defer lock.Close()
 	region.Gateway = config.HostPort(c.Gateway)
-	region.Storage.S3, region.Storage.Dir = nil, &config.Dir{Path: config.Path(filepath.Join(c.Data, string(region.Name), "store"))}
+	if !c.KeepStorage {
+		region.Storage = localStorage(c.Data, region.Name)
+	}
 	mailboxes, intakes, fronts := c.roles(*region)
 	if err := c.write(mailboxes, intakes, fronts); err != nil {
 		return err

@@ -78,8 +78,7 @@ func TestOpenStoreAdvises(t *testing.T) {
 		"unreachable": {func(s *config.Storage, _ *testing.T) {
 			s.S3.Endpoints[0] = config.Endpoint("http://" + gone.Addr().String())
 		}, []string{gone.Addr().String(), "connection refused", "storage.s3.endpoints"}},
-		"CA":         {func(s *config.Storage, _ *testing.T) { s.S3.CA = config.Path(empty) }, []string{empty, "no certificate"}},
-		"encryption": {func(s *config.Storage, _ *testing.T) { s.Encryption = &config.Encryption{KeyFile: "k"} }, []string{"storage.encryption"}},
+		"CA": {func(s *config.Storage, _ *testing.T) { s.S3.CA = config.Path(empty) }, []string{empty, "no certificate"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s3test.Environment(t)
@@ -94,6 +93,18 @@ func TestOpenStoreAdvises(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A node without its key doesn't start: mail is never stored in the clear by
+// mistake.
+func TestSealNeedsItsKey(t *testing.T) {
+	_, err := seal(&config.Encryption{KeyFile: config.Path(filepath.Join(t.TempDir(), "none"))}, noLog)
+	if err == nil || !strings.Contains(err.Error(), "storage.encryption") {
+		t.Errorf("%v; want storage.encryption in it", err)
+	}
+	if sealing, err := seal(nil, noLog); sealing != nil || err != nil {
+		t.Errorf("without encryption: %v", err)
 	}
 }
 

@@ -274,7 +274,7 @@ func (l *Ledger) leave(f *flight) {
 	l.air = slices.DeleteFunc(l.air, func(other *flight) bool { return other == f })
 	if len(l.air) == 0 && l.failing {
 		l.failing = false
-		if l.fault == hole && l.stopped == nil {
+		if l.stopped == nil { // so the fault is a hole
 			l.next, l.fault = l.hole, noFault
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/postern-pop/postern/pkg/blob"
@@ -149,21 +150,23 @@ func TestWriteCheckpointRefuses(t *testing.T) {
 // A checkpoint comes into being whatever the store does, or not at all.
 func TestCheckpointOnHostileStore(t *testing.T) {
 	for seed := range uint64(50) {
-		memory := blobtest.NewMemory()
-		store := blobtest.NewFaulty(memory, nil)
-		l, _ := open(t, store)
-		add(t, l, 0, 1, 2, 3, 4)
-		store.SetPlan(blobtest.Seeded(seed, 0.3))
-		err := l.WriteCheckpoint(context.Background(), l.Last(), partsOf([]uint64{0, 1, 2, 3, 4}))
-		store.SetPlan(nil)
-		if (err == nil) != (l.Tail() == 0) {
-			t.Errorf("seed %d: %v, tail %d", seed, err, l.Tail())
-		}
-		next, h := open(t, memory)
-		wantNumbers(t, h, "[0 1 2 3 4]")
-		if (len(h.loaded) == 0) != (err != nil) || next.Stats().Damaged != 0 {
-			t.Errorf("seed %d: %v, %d loaded", seed, err, len(h.loaded))
-		}
+		synctest.Test(t, func(t *testing.T) {
+			memory := blobtest.NewMemory()
+			store := blobtest.NewFaulty(memory, nil)
+			l, _ := open(t, store)
+			add(t, l, 0, 1, 2, 3, 4)
+			store.SetPlan(blobtest.Seeded(seed, 0.3))
+			err := l.WriteCheckpoint(context.Background(), l.Last(), partsOf([]uint64{0, 1, 2, 3, 4}))
+			store.SetPlan(nil)
+			if (err == nil) != (l.Tail() == 0) {
+				t.Errorf("seed %d: %v, tail %d", seed, err, l.Tail())
+			}
+			next, h := open(t, memory)
+			wantNumbers(t, h, "[0 1 2 3 4]")
+			if (len(h.loaded) == 0) != (err != nil) || next.Stats().Damaged != 0 {
+				t.Errorf("seed %d: %v, %d loaded", seed, err, len(h.loaded))
+			}
+		})
 	}
 }
 
@@ -213,6 +216,13 @@ func TestFallback(t *testing.T) {
 		"part":     func(s *blobtest.Memory, _, part string) { s.Alter(part, flip) },
 		"no part":  func(s *blobtest.Memory, _, part string) { remove(t, s, part) },
 		"long":     func(s *blobtest.Memory, _, part string) { s.Alter(part, func(b []byte) []byte { return append(b, 0) }) },
+		"a sound part, not the manifest's": func(s *blobtest.Memory, _, part string) {
+			s.Alter(part, func(b []byte) []byte {
+				c, _ := files{prefix: prefix}.checkpointOf(prefix + "/manifest/00000000000000000001-" + strings.Split(part, "/")[3])
+				forged, _ := encodePart(nil, c, binary.LittleEndian.Uint32(b[atIdentity:]), 1, append([]byte("12345678"), b[partSize+8:]...))
+				return forged
+			})
+		},
 		"another part": func(s *blobtest.Memory, _, part string) {
 			replace(t, s, part, s, strings.TrimSuffix(part, "1")+"0")
 		},
@@ -306,6 +316,23 @@ func TestEachFlippedBitOfCheckpoint(t *testing.T) {
 			if maildrop.KindOf(err) != maildrop.Corrupt || !strings.Contains(err.Error(), key) || !strings.Contains(err.Error(), "octet ") {
 				t.Fatalf("%s: bit %d: %v", key, bit, err)
 			}
+		}
+	}
+}
+
+// A part of one checkpoint is none of another's.
+func TestPartIsTiedToItsName(t *testing.T) {
+	a, b := checkpoint{epoch: 1, name: newName(1)}, checkpoint{epoch: 1, name: newName(1)}
+	part, _ := encodePart(nil, a, 7, 0, []byte("x"))
+	if _, err := decodePart(a, 7, 0, part); err != nil {
+		t.Error(err)
+	}
+	for name, decode := range map[string]func() ([]byte, error){
+		"name": func() ([]byte, error) { return decodePart(b, 7, 0, part) }, "identity": func() ([]byte, error) { return decodePart(a, 8, 0, part) },
+		"number": func() ([]byte, error) { return decodePart(a, 7, 1, part) },
+	} {
+		if _, err := decode(); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("another %s: %v", name, err)
 		}
 	}
 }

@@ -184,10 +184,18 @@ func (o *opener) list(ctx context.Context) error {
 // reachesAll refuses a ledger that ends before a checkpoint does: a fence there
 // would begin a second history.
 func (o *opener) reachesAll() error {
-	if n := len(o.listed); n > 0 && o.listed[n-1].sequence >= o.next {
+	if n := len(o.listed); o.newest() >= o.next {
 		return fmt.Errorf("%s: missing, and %s covers it: %w", o.object(o.next), o.manifest(o.listed[n-1]), ErrCorrupt)
 	}
 	return nil
+}
+
+// newest is the sequence of the newest checkpoint that was listed, or 0.
+func (o *opener) newest() uint64 {
+	if n := len(o.listed); n > 0 {
+		return o.listed[n-1].sequence
+	}
+	return 0
 }
 
 // movedOn reports whether there is a newer checkpoint by now. Then what is
@@ -289,6 +297,9 @@ func (o *opener) loadNewest(ctx context.Context) error {
 		}
 		if !errors.Is(err, ErrCorrupt) {
 			return err
+		}
+		if o.movedOn(ctx) {
+			return fmt.Errorf("%w: %w", errAgain, err)
 		}
 		o.log.Error("a checkpoint is damaged, going back to the one before", "key", o.manifest(c), "error", err)
 		o.damaged = append(o.damaged, err)

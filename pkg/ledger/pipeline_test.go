@@ -185,6 +185,28 @@ func checkFates(t *testing.T, four []string, answers []answer, again error) {
 	}
 }
 
+// Behind one that failed no further try is begun: so the others mostly fail
+// cleanly too, and soon, and the ledger goes on.
+func TestLaterOnesGiveUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := blobtest.NewFaulty(blobtest.NewMemory(), nil)
+		l := warm(t, store)
+		first := l.Last() + 1
+		down := blobtest.Fault{Before: blobtest.ErrInjected}
+		store.SetPlan(bySequence(l, map[uint64]blobtest.Fault{first: {Delay: 3 * time.Second, Before: blob.ErrFull}, first + 1: down, first + 2: down}, nil))
+		began := time.Now()
+		for i, a := range appendAll(l, time.Hour, 0, 1, 2) {
+			if kind := maildrop.KindOf(a.err); kind != maildrop.Full && kind != maildrop.Transient || a.at.Sub(began) > 4*time.Second {
+				t.Errorf("append %d: %v after %s", i, a.err, a.at.Sub(began))
+			}
+		}
+		store.SetPlan(nil)
+		if e := add(t, l, 5); e[0].Position != At(first, 0) {
+			t.Errorf("the next one is at %s", e[0].Position)
+		}
+	})
+}
+
 // A hole that a dead owner left is where the fence goes; what is behind it is
 // replayed by nobody, also when it lands later. A hole that was durable is damage.
 func TestHoles(t *testing.T) {

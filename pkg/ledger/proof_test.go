@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/postern-pop/postern/pkg/blob"
@@ -121,6 +122,52 @@ func TestStalledOpening(t *testing.T) {
 	}
 }
 
+// What an owner trims while a newcomer reads isn't taken for damage.
+func TestTrimmedWhileOpening(t *testing.T) {
+	opened := map[string]func(store blob.Store, c *clock) (*history, uint64){
+		"Open": func(store blob.Store, c *clock) (*history, uint64) {
+			l, h := openAt(t, store, c)
+			return h, l.Stats().Damaged
+		},
+		"Read": func(store blob.Store, _ *clock) (*history, uint64) {
+			r, h, err := read(store)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return h, uint64(len(r.Damage()))
+		},
+	}
+	for name, open := range opened {
+		for when := range 10 { // before which call of the store it happens
+			memory, c := blobtest.NewMemory(), &clock{}
+			store := blobtest.NewFaulty(memory, nil)
+			l := usurp(t, memory, c, 0)
+			for n := range uint64(4) {
+				add(t, l, 1+n)
+			}
+			n := 0
+			store.SetPlan(func(blobtest.Call) blobtest.Fault {
+				if n++; n == when+1 {
+					writeCheckpoint(t, l, 0, 1, 2, 3, 4)
+					writeCheckpoint(t, l, 0, 1, 2, 3, 4)
+					c.now += 2 * time.Hour
+					if _, err := l.Trim(context.Background(), nothing); err != nil {
+						t.Error(err)
+					}
+				}
+				return blobtest.Fault{}
+			})
+			h, damaged := open(store, c)
+			if n > when {
+				wantNumbers(t, h, "[0 1 2 3 4]")
+			}
+			if damaged != 0 {
+				t.Errorf("%s: trimmed before call %d: %d are said to be damaged", name, when, damaged)
+			}
+		}
+	}
+}
+
 // An owner that wakes up as the only one goes on, and asks for proof no more
 // often than it must.
 func TestSleepAlone(t *testing.T) {
@@ -154,22 +201,45 @@ func TestSleepAlone(t *testing.T) {
 	}
 }
 
-// When the proof can't be had the outcome is unknown, and nothing is said to be
-// stored.
-func TestNoProof(t *testing.T) {
+// An append proves what was when it began, not when its answer came.
+func TestProofIsAsOfTheBeginning(t *testing.T) {
 	memory, c := blobtest.NewMemory(), &clock{}
 	store := blobtest.NewFaulty(memory, nil)
 	l, _ := openAt(t, store, c)
-	c.now += time.Hour
-	store.SetPlan(onOp(blobtest.OpList, blobtest.Fault{Before: blobtest.ErrInjected}))
-	if err := l.Confirm(context.Background()); maildrop.KindOf(err) != maildrop.Transient {
-		t.Errorf("Confirm: %v", err)
+	store.SetPlan(once(blobtest.OpCreate, func() { c.now += 20 * time.Minute }))
+	add(t, l, 1)
+	c.now += 15 * time.Minute
+	lists := 0
+	store.SetPlan(func(call blobtest.Call) blobtest.Fault {
+		if call.Op == blobtest.OpList {
+			lists++
+		}
+		return blobtest.Fault{}
+	})
+	add(t, l, 2)
+	if lists != 1 {
+		t.Errorf("%d lists 35 minutes after the last proof", lists)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
-	defer cancel()
-	if _, err := l.Append(ctx, []Draft{message(1)}); !errors.Is(err, ErrBroken) || maildrop.KindOf(err) != maildrop.Maybe {
-		t.Errorf("Append: %v", err)
-	}
+}
+
+// When the proof can't be had the outcome is unknown, and nothing is said to be
+// stored.
+func TestNoProof(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		memory, c := blobtest.NewMemory(), &clock{}
+		store := blobtest.NewFaulty(memory, nil)
+		l, _ := openAt(t, store, c)
+		c.now += time.Hour
+		store.SetPlan(onOp(blobtest.OpList, blobtest.Fault{Before: blobtest.ErrInjected}))
+		if err := l.Confirm(context.Background()); maildrop.KindOf(err) != maildrop.Transient {
+			t.Errorf("Confirm: %v", err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if _, err := l.Append(ctx, []Draft{message(1)}); !errors.Is(err, ErrBroken) || maildrop.KindOf(err) != maildrop.Maybe {
+			t.Errorf("Append: %v", err)
+		}
+	})
 }
 
 // Confirm looks past what a dead owner left behind our fence.
@@ -187,6 +257,9 @@ func TestConfirmLooksPastJunk(t *testing.T) {
 		t.Errorf("appended at %s, skipped %d", entries[0].Position, l.Stats().Skipped)
 	}
 	checkBody(t, l, entries[0])
+	if h, err := l.files.readHeader(context.Background(), l.files.object(5)); err != nil || h.durable != 4 {
+		t.Errorf("durable to %d, error %v; what was skipped is there", h.durable, err)
+	}
 	leave(t, store, dead, 6, message(68)) // too far behind to be a sound owner's
 	if _, err := l.Append(context.Background(), []Draft{message(2)}); !errors.Is(err, ErrBroken) {
 		t.Errorf("behind an object that can't be: %v", err)

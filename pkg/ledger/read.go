@@ -83,12 +83,18 @@ func (o *opener) read(ctx context.Context) error {
 	if err == nil {
 		err = o.replayTail(ctx)
 	}
-	if (len(o.lost) > 0 || errors.Is(err, ErrCorrupt)) && o.movedOn(ctx) {
+	if (len(o.lost) > 0 || o.hole != nil || errors.Is(err, ErrCorrupt)) && o.movedOn(ctx) {
 		return fmt.Errorf("%w: what is missing may have been trimmed", errAgain)
 	}
+	if err != nil {
+		return err
+	}
+	covering, err := o.covering(ctx, max(o.next, o.newest()+1), 0)
 	switch {
 	case err != nil:
 		return err
+	case covering != "":
+		return fmt.Errorf("%w: %s covers more than was read", errAgain, covering)
 	case o.epoch == 0 && len(o.listed) > 0:
 		return fmt.Errorf("no checkpoint and no beginning: %w", errors.Join(o.damaged...))
 	case o.epoch == 0:

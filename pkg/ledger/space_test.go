@@ -172,6 +172,28 @@ func TestTrimOfParts(t *testing.T) {
 	}
 }
 
+// Parts of an older epoch stay while a checkpoint of it could still be among
+// the two newest: its owner may have stalled before the manifest.
+func TestTrimLeavesUnfinishedOfOlder(t *testing.T) {
+	store, c := blobtest.NewMemory(), &clock{}
+	old, _ := openAt(t, store, c)
+	writeCheckpoint(t, old)
+	writeCheckpoint(t, old)
+	if err := store.Create(context.Background(), old.files.part(newName(1), 0), strings.NewReader("x"), 1); err != nil {
+		t.Fatal(err)
+	}
+	l, _ := openAt(t, store, c)
+	for _, parts := range []int{1, 1, 0} {
+		if _, err := l.Trim(context.Background(), nothing); err != nil {
+			t.Fatal(err)
+		}
+		if found := keys(t, store, "checkpoint"); len(found) != parts {
+			t.Errorf("%d parts are left, want %d", len(found), parts)
+		}
+		writeCheckpoint(t, l)
+	}
+}
+
 // A fenced owner deletes nothing that a newer one needs, and learns of it.
 func TestSpaceOfNewerOwner(t *testing.T) {
 	store, c := blobtest.NewMemory(), &clock{}

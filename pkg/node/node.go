@@ -83,8 +83,8 @@ type Config struct {
 	Shards int // of the region; never changes
 	Store  blob.Store
 	// Seal encrypts what is below a prefix of the store; nil: nothing does.
-	Seal  func(ctx context.Context, store blob.Store, prefix string) (blob.Store, error)
-	Rules policy.Rules
+	Seal   func(ctx context.Context, store blob.Store, prefix string) (blob.Store, error)
+	Rules  policy.Rules
 	Auth   *auth.Verifier
 	Etcd   *clientv3.Client // the region's
 	Gossip *gossip.Member   // nil: failures are seen by etcd's leases alone

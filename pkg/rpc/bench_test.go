@@ -3,15 +3,32 @@ package rpc_test
 import (
 	"context"
 	"io"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/postern-pop/postern/pkg/maildrop"
 )
+
+// cpu makes the benchmark report what CPU this process spends on an operation,
+// both ends of it.
+func cpu(b *testing.B) {
+	spent := func() time.Duration {
+		var usage syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+	}
+	before := spent()
+	b.Cleanup(func() { b.ReportMetric(float64(spent()-before)/float64(b.N)/1e3, "cpu-µs/op") })
+}
 
 // BenchmarkCheck is a round trip with nothing in it.
 func BenchmarkCheck(b *testing.B) {
 	drop, _ := connect(b, always(func(context.Context) error { return nil })).Resume(b.Context(), maildrop.Info{Address: anna}, nil)
 	b.ReportAllocs()
+	cpu(b)
 	for b.Loop() {
 		if err := drop.Check(b.Context()); err != nil {
 			b.Fatal(err)
@@ -30,6 +47,7 @@ func BenchmarkRead(b *testing.B) {
 	}}).Resume(b.Context(), maildrop.Info{Address: anna}, nil)
 	b.SetBytes(int64(len(octets)))
 	b.ReportAllocs()
+	cpu(b)
 	for b.Loop() {
 		if n, err := drop.Read(b.Context(), "u", 0, io.Discard); err != nil || n != uint64(len(octets)) {
 			b.Fatal(n, err)
@@ -43,6 +61,7 @@ func BenchmarkDeliver(b *testing.B) {
 	message := body(random(90_000))
 	b.SetBytes(int64(len(message)))
 	b.ReportAllocs()
+	cpu(b)
 	for b.Loop() {
 		if err := c.Deliver(b.Context(), maildrop.Envelope{To: anna}, message); err != nil {
 			b.Fatal(err)

@@ -82,7 +82,7 @@ func (p *Pool) dialOptions() []grpc.DialOption {
 		return p.config.Accept(id)
 	}
 	return []grpc.DialOption{
-		grpc.WithTransportCredentials(credentials.NewTLS(config)),
+		grpc.WithTransportCredentials(gathering{credentials.NewTLS(config)}),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(newCodec()),
 			grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
 		grpc.WithDisableRetry(),

@@ -43,7 +43,7 @@ func NewServer(config ServerConfig) *Server {
 	}
 	s := &Server{config: config, meter: newMeter(config.Registerer, "server", config.Log)}
 	s.grpc = grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(config.TLS)),
+		grpc.Creds(gathering{credentials.NewTLS(config.TLS)}),
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),

@@ -208,7 +208,7 @@ func loadAll(t rapid.TB, s *state, parts [][]byte) {
 func TestPartsAreBounded(t *testing.T) {
 	s := newState()
 	long := func(c string, n int) string { return string(bytes.Repeat([]byte(c), n)) }
-	for i := range uint64(100_000) {
+	for i := range uint64(40_000) {
 		d := &ledger.Delivery{Mailbox: string(anna), UID: fmt.Sprintf("%070d", i), Class: 1, Received: time.Now(), Size: 1, Wire: 1, Object: long("o", 43)}
 		ok(t, s.Apply(ledger.Entry{Position: ledger.At(i+1, 0), Record: d}))
 		ok(t, s.Apply(ledger.Entry{Position: ledger.At(i+1, 1), Record: &ledger.Removal{Mailbox: string(anna), Messages: []ledger.Position{ledger.At(i+1, 0)}}}))
@@ -218,7 +218,7 @@ func TestPartsAreBounded(t *testing.T) {
 		groups[i] = long("g", maxName)
 	}
 	for i := range uint64(30) {
-		ok(t, s.Apply(ledger.Entry{Position: ledger.At(200_000+i, 0), Record: &ledger.Address{
+		ok(t, s.Apply(ledger.Entry{Position: ledger.At(50_000+i, 0), Record: &ledger.Address{
 			Address: fmt.Sprint("a", i, "@", long("d", 200), ".example"), Account: long("a", maxName), Hash: hashForm + long("h", 200), Groups: groups}}))
 	}
 	var parts [][]byte

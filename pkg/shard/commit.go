@@ -51,9 +51,9 @@ type request struct {
 //	             └─ all callers left: taken back, Canceled
 type committer struct {
 	append  func(context.Context, []ledger.Draft) ([]ledger.Entry, error)
-	applied func([]ledger.Entry, []ledger.Draft) error // makes a batch visible; before its callers are answered
-	known   func(delivery) (bool, error)               // whether a delivery is visible already; errUsed
-	tail    func() int                                 // ledger objects that no checkpoint covers
+	applied func(landing) error          // makes a batch visible; before its callers are answered
+	known   func(delivery) (bool, error) // whether a delivery is visible already; errUsed
+	tail    func() int                   // ledger objects that no checkpoint covers
 	log     *slog.Logger
 	metrics *Metrics
 	budget  *Budget
@@ -327,7 +327,7 @@ func (c *committer) land(l landing) {
 func (c *committer) apply(l landing) error {
 	err := c.flying.lost
 	if err == nil {
-		err = c.applied(l.entries, l.drafts)
+		err = c.applied(l)
 	}
 	if err == nil {
 		return nil

@@ -12,8 +12,9 @@ import (
 )
 
 var (
-	errUID  = errors.New("the unique-id isn't in the snapshot")
-	errMany = errors.New("more messages than one removal can name")
+	errUID    = errors.New("the unique-id isn't in the snapshot")
+	errBehind = errors.New("the session is newer than what is known here")
+	errMany   = errors.New("more messages than one removal can name")
 )
 
 // Open verifies the user and takes a snapshot of his maildrop.
@@ -111,6 +112,10 @@ func (s *Shard) Resume(ctx context.Context, info maildrop.Info, token []byte) (m
 	}
 	if err != nil {
 		return nil, &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: err}
+	}
+	if c.position > s.position() {
+		s.commits.stop() // a newer owner opened the session
+		return nil, &maildrop.Error{Op: op, Kind: maildrop.NotOwner, Err: errBehind}
 	}
 	info.Region, info.Node = s.config.Region, s.config.Node
 	return &drop{shard: s, claims: c, info: info}, nil

@@ -214,15 +214,23 @@ func (s *Shard) confirm(ctx context.Context, op string) error {
 func (s *Shard) ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
-	asked := time.Since(s.born)
+	asked := time.Now()
 	err := s.ledger.Confirm(ctx)
 	switch {
 	case err == nil:
-		s.proved.Store(int64(asked))
+		s.proveAt(asked)
 	case errors.Is(err, ledger.ErrFenced):
 		s.commits.stop()
 	}
 	return err
+}
+
+// proveAt notes that at the instant nobody else owned the shard: when a question
+// was put, or an append begun, that came out well.
+func (s *Shard) proveAt(instant time.Time) {
+	proved := int64(instant.Sub(s.born))
+	for was := s.proved.Load(); was < proved && !s.proved.CompareAndSwap(was, proved); was = s.proved.Load() {
+	}
 }
 
 // failed puts an operation's name on an error and keeps all that others
@@ -241,17 +249,17 @@ func failed(op string, err error) error {
 
 // applied makes a durable batch visible. An error means that the state is not
 // what the ledger says any more.
-func (s *Shard) applied(entries []ledger.Entry, drafts []ledger.Draft) error {
+func (s *Shard) applied(l landing) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i, e := range entries {
+	for i, e := range l.entries {
 		if err := s.state.Apply(e); err != nil {
 			return err
 		}
 		switch r := e.Record.(type) {
 		case *ledger.Delivery:
 			if r.Object == "" {
-				s.cache.keep(e.Position, drafts[i].Body)
+				s.cache.keep(e.Position, l.drafts[i].Body)
 			}
 		case *ledger.Removal:
 			s.cache.forget(r.Messages)
@@ -264,7 +272,7 @@ func (s *Shard) applied(entries []ledger.Entry, drafts []ledger.Draft) error {
 		s.cover.wake()
 	}
 	s.gauge(s.state.messages, s.state.addresses)
-	s.proved.Store(int64(time.Since(s.born))) // the append was
+	s.proveAt(l.began)
 	return nil
 }
 
@@ -272,6 +280,13 @@ func (s *Shard) applied(entries []ledger.Entry, drafts []ledger.Draft) error {
 func (s *Shard) gauge(messages, addresses int) {
 	s.config.Metrics.index(messages-s.gauged[0], addresses-s.gauged[1])
 	s.gauged = [2]int{messages, addresses}
+}
+
+// position is that of the last entry that is visible.
+func (s *Shard) position() ledger.Position {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.state.last
 }
 
 func (s *Shard) known(key delivery) (bool, error) {

@@ -75,6 +75,10 @@ func (w *world) open() {
 		w.former = append(w.former, w.shard)
 	}
 	w.shard = next
+	if len(w.former) > 2 { // the others have had their time
+		w.must(w.former[0].Close(context.Background()))
+		w.former = w.former[1:]
+	}
 }
 
 func (w *world) close() {

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// BenchmarkDelivery delivers messages of 90 KB from 32 connections.
+func BenchmarkDelivery(b *testing.B) {
+	others, text := rivals{}, letterOf("delivery", 90<<10)
+	toPeer := func(n int) (string, []byte) { return fmt.Sprintf("u%d@example.net", n%8), text }
+	others.run(b, "floor", func(b *testing.B) float64 { return measureSent(b, startFloor(b, "store", "intake"), 32, toPeer) })
+	others.run(b, "dovecot", func(b *testing.B) float64 { return measureSent(b, startDovecot(b), 32, toPeer) })
+	others.run(b, "postern", func(b *testing.B) float64 {
+		d := benchDemo(b)
+		users := d.makeUsers("eu", 8)
+		return measureSent(b, d.region("eu"), 32, func(n int) (string, []byte) { return users[n%len(users)].Address, text })
+	})
+}
+
+// BenchmarkDurable delivers messages of 4 KB from 64 connections, and compares
+// the rate with that of appends to a file on the same disk in the same minute:
+// one fsync for each message, and one for each as many as a ledger object had.
+func BenchmarkDurable(b *testing.B) {
+	const size = 4 << 10
+	d := benchDemo(b)
+	users := d.makeUsers("eu", 8)
+	text := letterOf("durable", size)
+	region := d.region("eu")
+	before := d.committed(b)
+	measureSent(b, region, 64, func(n int) (string, []byte) { return users[n%len(users)].Address, text })
+	batch := d.committed(b).since(before)
+	b.ReportMetric(batch, "records/object")
+	rate := float64(b.N) / b.Elapsed().Seconds()
+	single := appends(b, d.dir, size)
+	batched := appends(b, d.dir, int(batch*size)) * batch
+	b.ReportMetric(single, "appends/s")
+	b.ReportMetric(batched, "batched-appends/s")
+	b.ReportMetric(100*rate/batched, "%-of-batched")
+	b.ReportMetric(rate/single, "times-single")
+}
+
+// commits are the objects that a region's nodes have appended to ledgers, and the
+// records in them.
+type commits struct{ objects, records float64 }
+
+func (d *running) committed(b *testing.B) (c commits) {
+	b.Helper()
+	region := d.region("eu")
+	for i, process := range region.Processes {
+		if process.Role == "mailbox" {
+			c.objects += scraped(b, region.Metrics[i], "postern_node_commit_records_count")
+			c.records += scraped(b, region.Metrics[i], "postern_node_commit_records_sum")
+		}
+	}
+	return c
+}
+
+// since is how many records an object had, on average, after an earlier moment.
+func (c commits) since(before commits) float64 {
+	return (c.records - before.records) / max(1, c.objects-before.objects)
+}
+
+// appends is how many times a second size octets can be appended to a file and
+// brought to disk.
+func appends(b *testing.B, dir string, size int) float64 {
+	b.Helper()
+	file, err := os.Create(filepath.Join(dir, "appends"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer os.Remove(file.Name())
+	defer file.Close()
+	octets := bytes.Repeat([]byte("x"), size)
+	n, began := 0, time.Now()
+	for time.Since(began) < 2*time.Second {
+		if _, err := file.Write(octets); err != nil {
+			b.Fatal(err)
+		}
+		if err := file.Sync(); err != nil {
+			b.Fatal(err)
+		}
+		n++
+	}
+	return float64(n) / time.Since(began).Seconds()
+}
+
+// measureSent measures deliveries from a number of connections.
+func measureSent(b *testing.B, region demoRegionReport, connections int, letter func(n int) (to string, text []byte)) float64 {
+	b.Helper()
+	send(b, region.LMTP, connections, times(2*connections), letter) // for warmth
+	return measure(b, region, func() { send(b, region.LMTP, connections, b.Loop, letter) })
+}
+
+// send delivers messages from a number of connections, as long as there are
+// more, and returns when all are acknowledged. letter is the recipient and the
+// text of the nth one.
+func send(b *testing.B, address string, connections int, more func() bool, letter func(n int) (to string, text []byte)) {
+	b.Helper()
+	numbers := make(chan int)
+	group, ctx := errgroup.WithContext(b.Context())
+	for range connections {
+		group.Go(func() error {
+			g, err := dialGateway(ctx, address)
+			if err != nil {
+				return err
+			}
+			defer g.conn.Close()
+			for n := range numbers {
+				if err := g.deliver(letter(n)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	for n := 0; more(); n++ {
+		select {
+		case numbers <- n:
+		case <-ctx.Done():
+			b.Fatal(group.Wait())
+		}
+	}
+	close(numbers)
+	if err := group.Wait(); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// gateway delivers as mail gateways do: it says MAIL, RCPT and DATA in one
+// packet (RFC 2920).
+type gateway struct {
+	conn    net.Conn
+	replies *bufio.Reader
+}
+
+func dialGateway(ctx context.Context, address string) (*gateway, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	g := &gateway{conn: conn, replies: bufio.NewReader(conn)}
+	if err := g.expect("220"); err != nil {
+		return nil, err
+	}
+	fmt.Fprint(conn, "LHLO localhost\r\n")
+	return g, g.expect("250")
+}
+
+// deliver delivers one message. No line of the text begins with a dot.
+func (g *gateway) deliver(to string, text []byte) error {
+	fmt.Fprintf(g.conn, "MAIL FROM:<s@example.net>\r\nRCPT TO:<%s>\r\nDATA\r\n", to)
+	for _, code := range []string{"250", "250", "354"} {
+		if err := g.expect(code); err != nil {
+			return err
+		}
+	}
+	parts := net.Buffers{text, []byte(".\r\n")}
+	if _, err := parts.WriteTo(g.conn); err != nil {
+		return err
+	}
+	return g.expect("250")
+}
+
+// expect reads a reply to its last line.
+func (g *gateway) expect(code string) error {
+	for {
+		line, err := g.replies.ReadString('\n')
+		switch {
+		case err != nil:
+			return err
+		case !strings.HasPrefix(line, code):
+			return fmt.Errorf("%q, expected %s", line, code)
+		case line[3] == ' ':
+			return nil
+		}
+	}
+}
