@@ -233,7 +233,7 @@ func (c *fsckCmd) show(out io.Writer, report *fsck.Report, took time.Duration) e
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(out, "%d shards and %d that were never used; %d addresses, %d mailboxes with mail; %d objects with %s read in %.1f s\n",
+	_, err := fmt.Fprintf(out, "shards in use: %d, never used: %d; addresses: %d; mailboxes with mail: %d; read: %d objects, %s, in %.1f s\n",
 		len(report.Shards), report.Empty, total.Addresses, total.Mailboxes, total.Checked.Objects, octets(uint64(total.Checked.Octets)), took.Seconds())
 	return err
 }
@@ -245,9 +245,9 @@ func (c *fsckCmd) verdict(out io.Writer, report *fsck.Report, region *regionStor
 	case len(report.Shards) == 0 && c.Shard < 0:
 		return fmt.Errorf("region %s has nothing in %s: check storage in %s", region.Name, region.where, c.Region)
 	case grave > 0:
-		return fmt.Errorf("%d places are damaged, %d of them in what somebody needs: put the named objects back, under the same keys, from a copy of the store or its older versions, and run it again", all, grave)
+		return fmt.Errorf("damaged places: %d, of them in what somebody needs: %d; put the named objects back, under the same keys, from a copy of the store or its older versions, and run it again", all, grave)
 	case all > 0:
-		return fmt.Errorf("%d places are damaged, in octets that nobody needs: find out why the store changed them", all)
+		return fmt.Errorf("damaged places: %d, all in octets that nobody needs; find out why the store changed them", all)
 	case c.Output == "json":
 		return nil
 	}

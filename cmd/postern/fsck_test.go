@@ -149,7 +149,7 @@ func TestFsckCommand(t *testing.T) {
 	}
 	a.fill()
 	code, out, said := tool(t, "fsck", "--region", a.file, "--state", state)
-	if code != 0 || !strings.Contains(out, "1 shards and 3 that were never used") || !strings.HasSuffix(out, "Nothing is damaged: there is nothing to do.\n") {
+	if code != 0 || !strings.Contains(out, "shards in use: 1, never used: 3;") || !strings.HasSuffix(out, "Nothing is damaged: there is nothing to do.\n") {
 		t.Errorf("%d\n%s%s", code, out, said)
 	}
 	var report struct {
@@ -166,7 +166,7 @@ func TestFsckCommand(t *testing.T) {
 	flip(t, body, 300_000)
 	code, out, said = tool(t, "fsck", "--region", a.file, "--state", state)
 	if code != exitFailed || !strings.Contains(out, filepath.Base(body)+": octet 262148: checksum of the block is wrong (") ||
-		!strings.Contains(out, " of anna@local.example)\n") || !strings.Contains(said, "1 places are damaged, 1 of them") {
+		!strings.Contains(out, " of anna@local.example)\n") || !strings.Contains(said, "damaged places: 1, of them in what somebody needs: 1;") {
 		t.Errorf("%d\n%s%s", code, out, said)
 	}
 	for _, args := range [][]string{

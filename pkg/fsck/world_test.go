@@ -234,7 +234,7 @@ func sameSums(a, b map[string]Sum) bool {
 
 // places are some octets of an object: all that may be of a header, and some of the rest.
 func places(size int) (list []int) {
-	for at := 0; at < size; at += 1 + min(at, size-at)/3 {
+	for at := 0; at < size; at += 1 + min(at, size-at)/2 {
 		list = append(list, at)
 	}
 	return slices.Compact(append(list, size-1))
