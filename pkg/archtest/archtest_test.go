@@ -30,6 +30,7 @@ var rooms = map[string]string{
 	"pkg/blob/verify":   "pkg/blob",
 	"pkg/ledger":        "pkg/blob",
 	"pkg/shard":         "pkg/ledger pkg/policy pkg/blob",
+	"pkg/fsck":          "pkg/shard pkg/ledger pkg/blob",
 	"pkg/directory":     "pkg/policy",
 	"pkg/placement":     "",
 	"pkg/gossip":        "",

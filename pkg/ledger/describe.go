@@ -98,6 +98,9 @@ func inWords(record Record) string {
 	case *Fence:
 		return r.String()
 	case *Address:
+		if r.Hash != "" {
+			return r.String() + ", hash set"
+		}
 		return r.String()
 	case *Delivery:
 		where := "inline"
@@ -164,6 +167,15 @@ func (d *describer) part(checkpointName, name string, b []byte) {
 	if !d.found(err) {
 		d.line("part %d of checkpoint %s: epoch %d, ledger %08x, %d octets of payload", number, checkpointName, epoch, identity, len(payload))
 	}
+}
+
+// PartPayload is what State wrote into a part of a checkpoint: of the object, whole.
+// It verifies nothing. nil: it is too short.
+func PartPayload(object []byte) []byte {
+	if len(object) < partSize {
+		return nil
+	}
+	return object[partSize:]
 }
 
 func (d *describer) pack(name string, b []byte) {

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"log/slog"
 	"slices"
+	"strings"
 
 	"github.com/postern-pop/postern/pkg/maildrop"
 )
@@ -17,6 +18,8 @@ type Damage struct {
 	Key   string // of the object
 	Octet int    // where in it; -1: not known, or all of it
 	What  string
+
+	Position Position // of the message whose body it is; 0: it is something else
 }
 
 // String is for people.
@@ -29,11 +32,12 @@ func (d Damage) String() string {
 
 // damageOf takes an error of decoding apart.
 func damageOf(key string, err error) Damage {
+	d := Damage{Key: key, Octet: -1, What: strings.TrimSuffix(strings.TrimPrefix(err.Error(), key+": "), ": "+ErrCorrupt.Error())}
 	var at *damageError
 	if errors.As(err, &at) {
-		return Damage{Key: key, Octet: at.octet, What: err.Error()}
+		d.Octet, d.What = at.octet, strings.TrimPrefix(d.What, fmt.Sprintf("octet %d: ", at.octet))
 	}
-	return Damage{Key: key, Octet: -1, What: err.Error()}
+	return d
 }
 
 // Reader is a ledger that is read and not taken over.
@@ -118,8 +122,10 @@ func (o *opener) takeTolerantly(ctx context.Context, got fetched) error {
 		if err := o.stillMissing(ctx); err != nil {
 			return err
 		}
-		o.note(fetched{key: o.object(o.next), err: o.hole})
-		o.hole, o.next = nil, got.sequence
+		for ; o.next < got.sequence; o.next++ {
+			o.noteMissing(o.object(o.next))
+		}
+		o.hole = nil
 	}
 	if got.err == nil {
 		got.err = o.admitAnyhow(got)
@@ -142,11 +148,25 @@ func (o *opener) takeTolerantly(ctx context.Context, got fetched) error {
 func (o *opener) admitAnyhow(got fetched) error {
 	if o.epoch > 0 && got.header.epoch > o.epoch && got.header.identity == o.identity {
 		if fence, err := got.fence(); fence == nil && err == nil {
-			o.note(fetched{key: got.key, err: damage(atEpoch, fmt.Sprintf("the fence of epoch %d is lost", got.header.epoch))})
+			if !o.lostJustBefore() { // what was lost there may well have been the fence
+				o.note(fetched{key: got.key, err: damage(atEpoch, fmt.Sprintf("the fence of epoch %d is lost", got.header.epoch))})
+			}
 			o.epoch = got.header.epoch
 		}
 	}
 	return o.admit(got)
+}
+
+// noteMissing notes an object of a hole, unless it is there and damaged.
+func (o *opener) noteMissing(key string) {
+	if !slices.ContainsFunc(o.lost, func(d Damage) bool { return d.Key == key }) {
+		o.note(fetched{key: key, err: fmt.Errorf("%w, and it was durable: %w", errMissing, ErrCorrupt)})
+	}
+}
+
+func (o *opener) lostJustBefore() bool {
+	n := len(o.lost)
+	return n > 0 && o.lost[n-1].Key == o.object(o.next-1)
 }
 
 func (o *opener) note(got fetched) {
