@@ -47,6 +47,9 @@ type cli struct {
 
 	Deliver deliverCmd `cmd:"" group:"Tools" help:"Hand a message to an intake."`
 	Store   storeCmd   `cmd:"" group:"Tools" help:"Look at where mail is at rest."`
+	Fsck    fsckCmd    `cmd:"" group:"Tools" help:"Verify all that a region has stored, while it is in use."`
+	Ledger  ledgerCmd  `cmd:"" group:"Tools" help:"Look at shards' histories."`
+	Export  exportCmd  `cmd:"" group:"Tools" help:"Write a mailbox as a Maildir, out of the region's store."`
 	Key     keyCmd     `cmd:"" group:"Tools" help:"The keys that mail at rest is encrypted by."`
 	Config  configCmd  `cmd:"" group:"Tools" help:"Look at configuration files."`
 	Version versionCmd `cmd:"" group:"Tools" help:"Say which build this is."`
