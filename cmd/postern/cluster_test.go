@@ -9,6 +9,7 @@ import (
 	"hash"
 	mathrand "math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -45,10 +46,21 @@ const tortureConnections = 8
 
 // TestCluster is a demo's region under load and loss.
 func TestCluster(t *testing.T) {
-	d := startDemo(t, t.TempDir(), freePorts(t))
+	dir := t.TempDir()
+	d := startDemo(t, dir, freePorts(t))
 	t.Run("slow reader of a large message", func(t *testing.T) { slowReaderOfALargeMessage(t, d.in(t)) })
 	t.Run("nothing acknowledged is lost", func(t *testing.T) { nothingAcknowledgedIsLost(t, d.in(t), usualTorture()) })
 	d.stop()
+	soundStore(t, filepath.Join(dir, "eu", "region.yaml"))
+}
+
+// soundStore verifies all that a region has stored.
+func soundStore(t *testing.T, region string) {
+	t.Helper()
+	out, err := exec.Command(binary, "fsck", "--region", region).CombinedOutput()
+	if err != nil {
+		t.Errorf("fsck: %v\n%s", err, out)
+	}
 }
 
 // TestClusterInBucket is the same on an S3 server, with encryption, where the
@@ -87,6 +99,7 @@ func TestClusterInBucket(t *testing.T) {
 		}
 	})
 	d.stop()
+	soundStore(t, filepath.Join(files, "eu.yaml"))
 }
 
 // nothingAcknowledgedIsLost delivers from several connections while one
