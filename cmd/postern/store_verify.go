@@ -83,7 +83,7 @@ func (c *storeVerifyCmd) storage() (config.Storage, error) {
 func endpoints(ctx context.Context, storage config.Storage) (stores []blob.Store, closeAll func() error, err error) {
 	each := []config.Storage{storage}
 	if storage.S3 != nil {
-		each = nil
+		each = make([]config.Storage, 0, len(storage.S3.Endpoints))
 		for _, endpoint := range storage.S3.Endpoints {
 			one := *storage.S3
 			one.Endpoints = []config.Endpoint{endpoint}
