@@ -24,8 +24,8 @@ test: $(TOOLS)/versitygw ## everything that needs only Go: units, scripts, contr
 	POSTERN_TOOLS=required $(GO) test ./...
 
 .PHONY: race
-race: $(TOOLS)/versitygw ## the same with the race detector
-	POSTERN_TOOLS=required $(GO) test -race ./...
+race: $(TOOLS)/versitygw ## the same with the race detector, long races against the S3 server shortened
+	POSTERN_TOOLS=required $(GO) test -race -short ./...
 
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint ## formatting, vet, golangci-lint, generated code and go.mod up to date
