@@ -45,6 +45,12 @@ func TestDamagedBodies(t *testing.T) {
 			if !strings.Contains(err.Error(), c.part) {
 				t.Errorf("no object is named in %v", err)
 			}
+			got.Reset()
+			n, err = d.Read(t.Context(), uid, 0, &got)
+			wants(t, err, maildrop.Corrupt)
+			if n > 0 || got.Len() > 0 {
+				t.Errorf("%d octets were served of a message that is known to be damaged", got.Len())
+			}
 			for _, key := range keys(t, store, c.part) {
 				ok(t, store.Delete(t.Context(), key))
 			}

@@ -151,7 +151,7 @@ func (s *Shard) readAll(ctx context.Context, list []moving) ([][]byte, error) {
 	for i, err := range failures {
 		if errors.Is(err, ledger.ErrCorrupt) {
 			s.space.stuck[list[i].position] = struct{}{}
-			s.noteDamage(found{message: list[i].message, place: list[i].place}, err)
+			s.noteDamage(found{message: list[i].message, place: list[i].place}, 0, err)
 		}
 	}
 	return bodies, context.Cause(ctx)

@@ -42,7 +42,7 @@ func (d *drop) Read(ctx context.Context, uid maildrop.UID, offset uint64, w io.W
 	if errors.Is(err, ledger.ErrGone) {
 		err = d.gone(ctx, uid, err)
 	}
-	d.shard.noteDamage(f, err)
+	d.shard.noteDamage(f, offset+n, err)
 	return n, failed(op, err)
 }
 
@@ -117,6 +117,9 @@ func (d *drop) gone(ctx context.Context, uid maildrop.UID, gone error) error {
 const readChunk = 256 << 10
 
 func (s *Shard) readObject(ctx context.Context, f found, offset uint64, w io.Writer) (uint64, error) {
+	if err := s.mended(ctx, f, offset); err != nil {
+		return 0, err
+	}
 	r, err := s.ledger.OpenBody(ctx, f.object, uint64(f.wire), offset)
 	if err != nil {
 		return 0, err
@@ -139,6 +142,21 @@ func (s *Shard) readObject(ctx context.Context, f found, offset uint64, w io.Wri
 	}
 }
 
+// mended looks first where a large body was found damaged before: so damage in the
+// middle ends one session, which has octets of it by then, and the others hear of it in
+// time.
+func (s *Shard) mended(ctx context.Context, f found, offset uint64) error {
+	at, damaged := s.damage.where(string(ledger.ObjectBody) + f.object)
+	if !damaged || at < offset {
+		return nil
+	}
+	r, err := s.ledger.OpenBody(ctx, f.object, uint64(f.wire), at) // verifies the block
+	if err != nil {
+		return err
+	}
+	return r.Close()
+}
+
 // write passes octets on. The writer's error is Canceled: nobody takes the
 // message any more.
 func write(w io.Writer, octets []byte) (uint64, error) {
@@ -155,32 +173,41 @@ func write(w io.Writer, octets []byte) (uint64, error) {
 	return uint64(n), nil
 }
 
-// damage remembers the objects whose damage was logged.
+// damage remembers the objects whose damage was logged, and at which octet of the
+// message it was found last.
 type damage struct {
 	mu      sync.Mutex
-	objects map[string]struct{}
+	objects map[string]uint64
 }
 
 // maxDamaged bounds that memory: beyond it, damage is counted and not logged.
 const maxDamaged = 10_000
 
 // first reports whether the object's damage is news.
-func (d *damage) first(object string) bool {
+func (d *damage) first(object string, at uint64) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if _, known := d.objects[object]; known || len(d.objects) >= maxDamaged {
+	_, known := d.objects[object]
+	if !known && len(d.objects) >= maxDamaged {
 		return false
 	}
 	if d.objects == nil {
-		d.objects = make(map[string]struct{})
+		d.objects = make(map[string]uint64)
 	}
-	d.objects[object] = struct{}{}
-	return true
+	d.objects[object] = at
+	return !known
+}
+
+func (d *damage) where(object string) (at uint64, damaged bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	at, damaged = d.objects[object]
+	return at, damaged
 }
 
 // noteDamage counts an error that is damage, and logs the first one of its object. The
 // error names object and octet.
-func (s *Shard) noteDamage(f found, err error) {
+func (s *Shard) noteDamage(f found, at uint64, err error) {
 	if !errors.Is(err, ledger.ErrCorrupt) {
 		return
 	}
@@ -192,7 +219,7 @@ func (s *Shard) noteDamage(f found, err error) {
 		kind, object = ledger.ObjectPack, f.place.Pack
 	}
 	s.config.Metrics.damaged(string(kind))
-	if s.damage.first(string(kind) + object) {
+	if s.damage.first(string(kind)+object, at) {
 		s.log.Error("a stored message is damaged", "kind", kind, "object", object, "message", f.position, "error", err)
 	}
 }
