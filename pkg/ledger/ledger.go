@@ -27,6 +27,9 @@ var (
 	ErrGone = errors.New("gone")
 	// ErrVersion: written in a format that this program doesn't know.
 	ErrVersion = errors.New("format not known to this version of the program")
+	// ErrForeign: the store holds another ledger than the one asked for, or none. It
+	// is the wrong store, or has lost all.
+	ErrForeign = errors.New("the store doesn't hold the shard's ledger")
 	// ErrLimit: more than fits into one object, or a field over its limit.
 	ErrLimit = errors.New("over a limit of the format")
 )
@@ -37,6 +40,7 @@ type Config struct {
 	Prefix string       // of all keys, without a final slash: "eu/shard-0007"
 	Owner  string       // the node's name, for people who read fences
 	Epoch  uint64       // the new epoch is at least this
+	Ledger uint32       // the identity that it must have; 0: any, or a ledger that isn't there
 	Log    *slog.Logger // nil: none
 
 	// Clock is the time since some moment in the past. It must go on while the

@@ -41,7 +41,8 @@ var errAgain = errors.New("the ledger went on meanwhile")
 // opening included.
 //
 // What the store refuses is repeated until ctx ends: give it a deadline.
-// Errors: ErrCorrupt (Kind Corrupt) names object and octet; ErrVersion; Full, for
+// Errors: ErrCorrupt (Kind Corrupt) names object and octet; ErrVersion; ErrForeign (Kind
+// Corrupt), before anything is written; Full, for
 // a take-over has to write its fence; Maybe when it isn't known whether the fence was
 // written (open again); Transient or Canceled when ctx ended while the store refused.
 func Open(ctx context.Context, config Config, begin func() State) (*Ledger, error) {
@@ -120,6 +121,9 @@ func (o *opener) run(ctx context.Context) error {
 	if err == nil {
 		err = o.reachesAll()
 	}
+	if err == nil && o.config.Ledger != 0 && o.identity != o.config.Ledger {
+		err = fmt.Errorf("%w: asked for %08x, there is %08x, with %d objects", ErrForeign, o.config.Ledger, o.identity, o.next-1)
+	}
 	if err == nil {
 		err = o.fence(ctx)
 	}
@@ -154,7 +158,7 @@ func (o *opener) kind(err error) maildrop.Kind {
 	switch {
 	case errors.Is(err, errUnknown):
 		return maildrop.Maybe
-	case errors.Is(err, ErrCorrupt):
+	case errors.Is(err, ErrCorrupt), errors.Is(err, ErrForeign):
 		return maildrop.Corrupt
 	}
 	var inner *maildrop.Error

@@ -145,22 +145,22 @@ func (k *keeper) acquire(ctx context.Context, s *slot, seen placement.Claim) (ow
 	k.holdings.claimed(s, claim)
 	k.metrics.phase("acquire", began)
 	began = time.Now()
-	shard, err := k.node.open(ctx, s.number, claim.Epoch)
+	shard, err := k.node.open(ctx, claim)
 	if err != nil {
 		return nil, err
 	}
 	k.metrics.phase("replay", began)
-	if shard.Epoch() <= claim.Epoch {
+	if shard.Epoch() <= claim.Epoch && shard.Ledger() == claim.Ledger {
 		return shard, nil
 	}
-	raised, err := k.registration.RaiseEpoch(ctx, claim, shard.Epoch())
+	opened, err := k.registration.Opened(ctx, claim, shard.Epoch(), shard.Ledger())
 	if err == nil {
-		k.holdings.claimed(s, raised)
+		k.holdings.claimed(s, opened)
 		return shard, nil
 	}
 	if maildrop.KindOf(err) != maildrop.NotOwner && ctx.Err() == nil {
 		// The next owner learns the epoch from the ledger, too.
-		k.log.Warn("node: epoch not written to etcd", "shard", s.number, "epoch", shard.Epoch(), "error", err)
+		k.log.Warn("node: epoch and ledger not written to etcd", "shard", s.number, "epoch", shard.Epoch(), "error", err)
 		return shard, nil
 	}
 	k.closeShard(context.WithoutCancel(ctx), s.number, shard)

@@ -107,6 +107,7 @@ func TestTroublesGrow(t *testing.T) {
 type plain struct{ maildrop.Service }
 
 func (plain) Epoch() uint64               { return 1 }
+func (plain) Ledger() uint32              { return 1 }
 func (plain) Done() <-chan struct{}       { return nil }
 func (plain) Close(context.Context) error { return nil }
 

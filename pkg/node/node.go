@@ -30,6 +30,10 @@
 //   - 2026-11-23: a shard that fails to open, or breaks soon after, is tried
 //     again by the same heir with growing pauses. Passing it on would let one
 //     damaged object walk through the whole region.
+//   - 2026-11-23: a claim names the shard's ledger, and a node that finds another
+//     one in its store, or none, opens nothing there: a disk that isn't mounted and a
+//     wrong bucket look like a store without mail. To begin anew on an empty store,
+//     delete the claims in etcd.
 //   - 2026-11-23: the process has one instance, the one that it gossips with. So
 //     news of a predecessor's death cannot be mistaken for its successor's.
 package node
@@ -129,13 +133,14 @@ type Node struct {
 	started  atomic.Bool
 }
 
-// opener opens a shard in an epoch or a higher one.
-type opener func(ctx context.Context, number int, epoch uint64) (owned, error)
+// opener opens a claimed shard, in the claim's epoch or a higher one.
+type opener func(ctx context.Context, claim placement.Claim) (owned, error)
 
 // owned is a shard that is ours until it says otherwise. *shard.Shard is one.
 type owned interface {
 	maildrop.Service
 	Epoch() uint64
+	Ledger() uint32
 	Done() <-chan struct{}
 	Close(ctx context.Context) error
 }
@@ -169,10 +174,10 @@ func New(config Config) (*Node, error) {
 
 // openShard opens a shard for real. The cache is divided by the region's
 // shards, so that the node that is left with all of them stays within it.
-func (n *Node) openShard(ctx context.Context, number int, epoch uint64) (owned, error) {
+func (n *Node) openShard(ctx context.Context, claim placement.Claim) (owned, error) {
 	c := n.config
 	of := shard.Config{
-		Region: c.Region, Number: number, Node: c.Name,
+		Region: c.Region, Number: claim.Shard, Node: c.Name, Ledger: claim.Ledger,
 		Store: c.Store, Rules: c.Rules, Verify: c.Auth.Verify,
 		Log: c.Log, Metrics: n.metrics.shards, CacheBytes: c.CacheBytes / int64(c.Shards),
 		Budget: n.budget, Repack: n.repack,
@@ -183,7 +188,7 @@ func (n *Node) openShard(ctx context.Context, number int, epoch uint64) (owned, 
 			return nil, err
 		}
 	}
-	opened, err := shard.Open(ctx, of, epoch)
+	opened, err := shard.Open(ctx, of, claim.Epoch)
 	if err != nil {
 		return nil, err // not opened: a nil pointer in an interface is no nil
 	}

@@ -1,16 +1,20 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/postern-pop/postern/pkg/blob/blobtest"
 	"github.com/postern-pop/postern/pkg/gossip"
 	"github.com/postern-pop/postern/pkg/maildrop"
 	"github.com/postern-pop/postern/pkg/placement"
@@ -213,6 +217,47 @@ func TestALedgersEpochWins(t *testing.T) {
 	})
 }
 
+// A node on another store than the region's serves nothing from it: users must
+// not find empty maildrops because a disk isn't mounted.
+func TestAnotherStoreIsRefused(t *testing.T) {
+	r := newRegion(t)
+	run := func(config Config, until func(n *Node) bool) {
+		t.Helper()
+		n, err := New(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- n.Run(ctx) }()
+		r.await("what is to happen", func(placement.View) bool { return until(n) })
+		stop()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := func(n *Node) bool { return len(n.Shards()) == shards }
+	run(r.config("a", r.etcd.Client()), all)
+
+	elsewhere, refusals, empty := r.config("a", r.etcd.Client()), &refusals{}, blobtest.NewMemory()
+	elsewhere.Store, elsewhere.Log = empty, slog.New(slog.NewTextHandler(refusals, nil))
+	run(elsewhere, func(n *Node) bool { return len(n.Shards()) == 0 && refusals.Load() >= shards })
+	for info, err := range empty.List(t.Context(), "", "") {
+		t.Errorf("%s (%v) was written to a store that isn't the region's", info.Key, err)
+	}
+	run(r.config("a", r.etcd.Client()), all)
+}
+
+// refusals counts the lines of a log that say that a store is another one.
+type refusals struct{ atomic.Int32 }
+
+func (r *refusals) Write(line []byte) (int, error) {
+	if bytes.Contains(line, []byte("another store than the one")) {
+		r.Add(1)
+	}
+	return len(line), nil
+}
+
 // A shard that cannot be opened is tried again, and the others are served.
 func TestAFailingShardIsTriedAgain(t *testing.T) {
 	r := newRegion(t)
@@ -221,14 +266,14 @@ func TestAFailingShardIsTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	tries := make(chan time.Time, 64)
-	n.open = func(ctx context.Context, number int, epoch uint64) (owned, error) {
-		if number == 3 {
+	n.open = func(ctx context.Context, claim placement.Claim) (owned, error) {
+		if claim.Shard == 3 {
 			tries <- time.Now()
 			if len(tries) < 3 {
 				return nil, errors.New("damaged")
 			}
 		}
-		return n.openShard(ctx, number, epoch)
+		return n.openShard(ctx, claim)
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error)

@@ -24,7 +24,7 @@ func (r *Registration) TakeClaim(ctx context.Context, seen Claim) (Claim, error)
 	r.mu.Unlock()
 	want := Claim{
 		Shard: seen.Shard, Owner: node.Name, Instance: node.Instance,
-		Address: node.Address, Epoch: seen.Epoch + 1,
+		Address: node.Address, Epoch: seen.Epoch + 1, Ledger: seen.Ledger,
 	}
 	alive := clientv3.Compare(clientv3.LeaseValue(r.space.node(node.Name)), "=", lease)
 	got, done, err := r.exchange(ctx, op, seen.Revision, want, alive)
@@ -47,10 +47,12 @@ func (r *Registration) ReleaseClaim(ctx context.Context, held Claim) (Claim, err
 	return free, err
 }
 
-// RaiseEpoch writes down that the ledger of a shard that this process owns was
-// opened in a higher epoch than claimed. Errors are those of TakeClaim.
-func (r *Registration) RaiseEpoch(ctx context.Context, held Claim, epoch uint64) (Claim, error) {
-	return r.revise(ctx, "placement.raise", held, func(c *Claim) { c.Epoch = max(c.Epoch, epoch) })
+// Opened writes down which ledger a shard that this process owns has, and in which
+// epoch it was opened, which may be higher than claimed. Errors are those of TakeClaim.
+func (r *Registration) Opened(ctx context.Context, held Claim, epoch uint64, ledger uint32) (Claim, error) {
+	return r.revise(ctx, "placement.opened", held, func(c *Claim) {
+		c.Epoch, c.Ledger = max(c.Epoch, epoch), ledger
+	})
 }
 
 // revise changes a claim as long as it is ours, whatever its revision.

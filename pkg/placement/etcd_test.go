@@ -211,12 +211,12 @@ func TestOnlyTheRegisteredTake(t *testing.T) {
 	if taken.Epoch != held.Epoch+1 {
 		t.Fatalf("epoch %d after %d", taken.Epoch, held.Epoch)
 	}
-	_, err = older.RaiseEpoch(t.Context(), held, 9)
+	_, err = older.Opened(t.Context(), held, 9, 0x1ed9e6)
 	mustKind(t, err, maildrop.NotOwner)
 	if _, err := older.ReleaseClaim(t.Context(), held); err != nil {
 		t.Fatal(err)
 	}
-	if raised, err := newer.RaiseEpoch(t.Context(), taken, 9); err != nil || raised.Epoch != 9 {
+	if raised, err := newer.Opened(t.Context(), taken, 9, 0x1ed9e6); err != nil || raised.Epoch != 9 || raised.Ledger != 0x1ed9e6 {
 		t.Fatalf("the older process's release hit the newer one: %+v, %v", raised, err)
 	}
 }
@@ -225,11 +225,11 @@ func TestRaiseAndReleaseFollowTheRevision(t *testing.T) {
 	client, _ := etcdtest.Start(t)
 	r := register(t, client, "a")
 	held := take(t, r, Claim{Shard: 1})
-	raised, err := r.RaiseEpoch(t.Context(), held, 7)
+	raised, err := r.Opened(t.Context(), held, 7, 0x1ed9e6)
 	if err != nil || raised.Epoch != 7 {
 		t.Fatal(raised, err)
 	}
-	lower, err := r.RaiseEpoch(t.Context(), held, 3) // on the old revision, too
+	lower, err := r.Opened(t.Context(), held, 3, 0x1ed9e6) // on the old revision, too
 	if err != nil || lower.Epoch != 7 {
 		t.Fatal(lower, err)
 	}
@@ -330,7 +330,7 @@ func TestALostAnswerIsFoundOut(t *testing.T) {
 	if held.Epoch != 1 || held.Revision == 0 {
 		t.Fatalf("%+v", held)
 	}
-	if raised, err := r.RaiseEpoch(t.Context(), held, 5); err != nil || raised.Epoch != 5 {
+	if raised, err := r.Opened(t.Context(), held, 5, 0x1ed9e6); err != nil || raised.Epoch != 5 {
 		t.Fatal(raised, err)
 	}
 	line.before.Store(true) // not done

@@ -31,6 +31,7 @@ type Config struct {
 	Region string
 	Number int
 	Node   string // who owns it, for logs and Info
+	Ledger uint32 // the identity that its ledger must have; 0: any
 	Store  blob.Store
 	Rules  policy.Rules
 	// Verify checks a password: see auth.Verifier. An empty hash stands for a user
@@ -98,12 +99,14 @@ func Open(ctx context.Context, config Config, epoch uint64) (*Shard, error) {
 	s := newShard(config)
 	var err error
 	s.ledger, err = ledger.Open(ctx, ledger.Config{
-		Store: config.Store, Prefix: config.Prefix(), Owner: config.Node, Epoch: epoch, Log: s.log, Clock: config.Clock,
+		Store: config.Store, Prefix: config.Prefix(), Owner: config.Node, Epoch: epoch, Ledger: config.Ledger, Log: s.log, Clock: config.Clock,
 	}, func() ledger.State {
 		s.state = newState()
 		return s.state
 	})
 	switch {
+	case errors.Is(err, ledger.ErrForeign):
+		return nil, failed("shard.take_over", fmt.Errorf("another store than the one that the shard was opened on, or an emptied one: check storage in the region's file, and whether it is mounted: %w", err))
 	case err != nil && maildrop.KindOf(err) == maildrop.Full:
 		return nil, failed("shard.take_over", fmt.Errorf("the store has no room for the fence that a new owner must write: %w", err))
 	case err != nil:
@@ -159,6 +162,9 @@ func (s *Shard) start() {
 	s.loops.Go(func() { s.covering(ctx) })
 	s.loops.Go(func() { s.cleaning(ctx) })
 }
+
+// Ledger is the identity of the shard's ledger.
+func (s *Shard) Ledger() uint32 { return s.ledger.Identity() }
 
 // Epoch is the epoch that this ownership began.
 func (s *Shard) Epoch() uint64 { return s.ledger.Epoch() }
