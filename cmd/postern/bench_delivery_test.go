@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/postern-pop/postern/pkg/maildrop"
 )
 
 // BenchmarkDelivery delivers messages of 90 KB from 32 connections.
@@ -28,26 +30,42 @@ func BenchmarkDelivery(b *testing.B) {
 	})
 }
 
-// BenchmarkDurable delivers messages of 4 KB from 64 connections, and compares
-// the rate with that of appends to a file on the same disk in the same minute:
-// one fsync for each message, and one for each as many as a ledger object had.
+// BenchmarkDurable delivers messages of 4 KB from 64 connections, to one shard and
+// to all of a region's, and compares the rate with that of appends to a file on the
+// same disk in the same minute: one fsync for each message, and one for each as many as
+// a ledger object had. A shard has a ledger of its own, so what comes for many
+// shards shares no object: the more clients there are for a shard, the more share one.
 func BenchmarkDurable(b *testing.B) {
-	const size = 4 << 10
 	d := benchDemo(b)
-	users := d.makeUsers("eu", 8)
+	for name, users := range map[string][]demoUser{"shard": d.makeUsers("eu", 1), "region": d.makeUsers("eu", 64)} {
+		b.Run(name, func(b *testing.B) { d.measureDurable(b, users) })
+	}
+}
+
+func (d *running) measureDurable(b *testing.B, users []demoUser) {
+	b.Helper()
+	const size = 4 << 10
 	text := letterOf("durable", size)
-	region := d.region("eu")
 	before := d.committed(b)
-	measureSent(b, region, 64, func(n int) (string, []byte) { return users[n%len(users)].Address, text })
+	measureSent(b, d.region("eu"), 64, func(n int) (string, []byte) { return users[n%len(users)].Address, text })
 	batch := d.committed(b).since(before)
-	b.ReportMetric(batch, "records/object")
 	rate := float64(b.N) / b.Elapsed().Seconds()
-	single := appends(b, d.dir, size)
-	batched := appends(b, d.dir, int(batch*size)) * batch
+	single, batched := appends(b, d.dir, size), appends(b, d.dir, int(batch*size))*batch
+	b.ReportMetric(float64(shardsOf(users)), "shards")
+	b.ReportMetric(batch, "records/object")
 	b.ReportMetric(single, "appends/s")
 	b.ReportMetric(batched, "batched-appends/s")
 	b.ReportMetric(100*rate/batched, "%-of-batched")
 	b.ReportMetric(rate/single, "times-single")
+}
+
+// shardsOf is how many of a demo region's shards have one of the users.
+func shardsOf(users []demoUser) int {
+	shards := map[int]bool{}
+	for _, user := range users {
+		shards[maildrop.Address(user.Address).Shard(16)] = true
+	}
+	return len(shards)
 }
 
 // commits are the objects that a region's nodes have appended to ledgers, and the

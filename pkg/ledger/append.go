@@ -34,7 +34,7 @@ func (l *Ledger) Append(ctx context.Context, drafts []Draft) ([]Entry, error) {
 	if err := validate(drafts); err != nil {
 		return nil, &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: err}
 	}
-	batch, err := layOut(drafts)
+	batch, err := layOut(drafts, &l.spares)
 	if err != nil {
 		return nil, &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: err}
 	}
@@ -54,8 +54,9 @@ func (l *Ledger) Append(ctx context.Context, drafts []Draft) ([]Entry, error) {
 		err = l.count(ctx, f)
 	}
 	if err := l.land(f, batch, err); err != nil {
-		return nil, err
+		return nil, err // no spare: who knows where its octets still are
 	}
+	l.spares.give(batch.object)
 	return batch.entries, nil
 }
 

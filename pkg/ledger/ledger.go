@@ -69,6 +69,7 @@ type Ledger struct {
 	fenced   uint64        // sequence of our fence
 	turn     chan struct{} // has an element while an append waits to take off
 	writing  chan struct{} // has an element while a checkpoint is written, or Trim deletes
+	spares   spares        // for objects on their way
 
 	mu      sync.Mutex    // guards what follows; never held during I/O
 	next    uint64        // sequence of the next append

@@ -159,8 +159,9 @@ type batch struct {
 	bodies  int
 }
 
-// layOut encodes all records. It refuses what doesn't fit the format.
-func layOut(drafts []Draft) (*batch, error) {
+// layOut encodes all records, into a buffer of the spares. It refuses what
+// doesn't fit the format.
+func layOut(drafts []Draft, spares *spares) (*batch, error) {
 	if len(drafts) > MaxRecords {
 		return nil, fmt.Errorf("%d records, at most %d: %w", len(drafts), MaxRecords, ErrLimit)
 	}
@@ -168,7 +169,7 @@ func layOut(drafts []Draft) (*batch, error) {
 	for _, d := range drafts {
 		room += d.Size()
 	}
-	b := &batch{drafts: drafts, entries: make([]Entry, len(drafts)), object: make([]byte, headerSize, min(room, MaxObject))}
+	b := &batch{drafts: drafts, entries: make([]Entry, len(drafts)), object: spares.take(min(room, MaxObject))[:headerSize]}
 	var scratch []byte
 	for i, d := range drafts {
 		payload, err := d.Record.appendTo(scratch[:0])
@@ -211,7 +212,7 @@ func (b *batch) seal(h header) (object []byte, entries []Entry) {
 
 // encodeObject makes an object of drafts whose place is certain.
 func encodeObject(h header, drafts []Draft) ([]byte, []Entry, error) {
-	b, err := layOut(drafts)
+	b, err := layOut(drafts, &spares{})
 	if err != nil {
 		return nil, nil, err
 	}

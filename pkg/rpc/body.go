@@ -56,6 +56,9 @@ func (a *arrival) Open() (io.ReadCloser, error) {
 	return arrivalReader{a}, nil
 }
 
+// Whole is the body when it was read whole, else nil. Nobody changes it.
+func (a *arrival) Whole() []byte { return a.whole }
+
 // close ends the use of the body: its delivery is over.
 func (a *arrival) close() {
 	if a.current != nil {

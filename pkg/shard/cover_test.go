@@ -239,8 +239,8 @@ func TestPause(t *testing.T) {
 		may    bool
 	}{
 		"alone":             {pipeline{recent: time.Second, started: now}, 1, 0, true},
-		"with company":      {pipeline{recent: time.Second, started: now, inFlight: 1}, 1, 250 * time.Millisecond, true},
-		"after some time":   {pipeline{recent: time.Second, started: now.Add(-200 * time.Millisecond), inFlight: 2}, 1, 50 * time.Millisecond, true},
+		"with company":      {pipeline{recent: time.Second, started: now, inFlight: 1}, 1, 2 * time.Second, true},
+		"after some time":   {pipeline{recent: time.Second, started: now.Add(-1200 * time.Millisecond), inFlight: 2}, 1, 800 * time.Millisecond, true},
 		"after a long time": {pipeline{recent: time.Second, started: now.Add(-2 * time.Second), inFlight: 3}, 1, 0, true},
 		"with a lot":        {pipeline{recent: time.Second, started: now, inFlight: 1}, enoughAhead, 0, true},
 		"too many":          {pipeline{inFlight: maxInFlight}, enoughAhead, 0, false},

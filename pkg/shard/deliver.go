@@ -208,8 +208,17 @@ func (s *Shard) store(ctx context.Context, key *delivery, body maildrop.Body, d 
 	return s.commits.commit(ctx, r)
 }
 
+// inMemory is a body that may be in memory as a whole; nil when it is not.
+// Its octets are never changed, so they are kept as they are.
+type inMemory interface{ Whole() []byte }
+
 // readBody reads a body whole. It must be as long as it says.
 func readBody(body maildrop.Body) ([]byte, error) {
+	if held, ok := body.(inMemory); ok {
+		if octets := held.Whole(); octets != nil && uint64(len(octets)) == body.Wire() {
+			return octets, nil
+		}
+	}
 	r, err := body.Open()
 	if err != nil {
 		return nil, bodyError(err)

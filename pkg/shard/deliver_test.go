@@ -131,3 +131,26 @@ func TestBodiesThatLie(t *testing.T) {
 	}
 	balanced(t, s)
 }
+
+// held is a body that shows its octets.
+type held struct {
+	maildrop.Body
+	octets []byte
+}
+
+func (h held) Whole() []byte { return h.octets }
+
+// A body that is in memory is kept as it is; one that shows nothing, or not
+// what it says, is read.
+func TestBodyInMemoryIsNotCopied(t *testing.T) {
+	body := maildroptest.Text("x")
+	octets := []byte("x\r\n")
+	if got, err := readBody(held{body, octets}); err != nil || &got[0] != &octets[0] {
+		t.Errorf("%q (%v) is a copy", got, err)
+	}
+	for _, shown := range [][]byte{nil, octets[:1]} {
+		if got, err := readBody(held{body, shown}); err != nil || !bytes.Equal(got, octets) {
+			t.Errorf("%q shown: %q, %v", shown, got, err)
+		}
+	}
+}

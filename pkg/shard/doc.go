@@ -77,6 +77,12 @@
 //     of a hash, means the same: a record that was read may be put back.
 //   - 2026-11-23: a caller who leaves while its record waits takes it back and gets
 //     Canceled; Maybe is only for what is being written.
+//   - 2026-11-23: while an append is under way no other is begun for a little mail.
+//     An object costs 0.3 to 1.2 ms of processor in a directory, whatever is in it: of
+//     64 clients at 16 shards, one object had 2.0 deliveries so, and 1.3 when another
+//     append was begun after a quarter of the usual time. The price is to wait for half an append
+//     more, on average, when there is company. Refused: waiting for company when
+//     nothing is under way.
 //   - 2026-11-23: after ErrFenced the callers of that batch get NotOwner, for the
 //     ledger knows that nothing was written; after ErrBroken they get Maybe.
 //   - 2026-11-23: a read from storage does not fill the cache: mail is mostly

@@ -17,13 +17,16 @@ const (
 )
 
 // pipeline is the appends that are under way. A lone request is written at once.
-// While something is being written, what comes is gathered until there is much of it, or
-// a quarter of an append's usual time has passed: so there are few objects when
-// the store is fast, and four large ones on their way when it is slow.
+// While something is being written, what comes is gathered until that is done, or
+// there is much of it, or it takes twice its usual time: an append costs about the
+// same whatever is in it, so few large ones are cheap.
 //
-//	─────append 1──────▶
-//	  gather ▶────append 2─────▶
-//	            gather ▶────append 3─────▶
+//	────append 1────▶────append 2────▶         little mail
+//	     gather           gather
+//
+//	────append 1────────────▶                  much, or a store that hangs
+//	 gather ▶────append 2─────────▶
+//	          gather ▶────append 3─────▶
 //
 // Outcomes come in about the ledger's order, and are applied in exactly that.
 type pipeline struct {
@@ -57,7 +60,7 @@ func (p *pipeline) pause(now time.Time, octets int64) (pause time.Duration, may 
 	case p.inFlight == 0, octets >= enoughAhead:
 		return 0, true
 	}
-	return max(0, p.recent/4-now.Sub(p.started)), true
+	return max(0, 2*p.recent-now.Sub(p.started)), true
 }
 
 // landed takes an outcome in.
