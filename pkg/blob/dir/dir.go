@@ -63,10 +63,10 @@
 //     does that merging: flushes of the disk per Create were the same in all four
 //     combinations (4.1 with 1 creator, 2.1 with 4, 0.8 with 16, 0.5 with 64), with
 //     them only processor time fell, and only for 64 at once (265 to 190 µs). A shard
-//     appends to its own directory, one at a time. Of 8 creators in 8 directories none
-//     of O_TMPFILE, RENAME_NOREPLACE and a directory kept open gained more than
-//     the noise either (12 to 16 context switches per Create in each), nor did
-//     letting only 1, 2, 4 or 8 Creates of a process run at once.
+//     appends to its own directory, one at a time. With 8 creators in 8
+//     directories the gain of O_TMPFILE, RENAME_NOREPLACE and a directory kept open
+//     could not be told from the noise (12 to 16 context switches per Create in each), nor
+//     that of letting only 1, 2, 4 or 8 Creates of a process run at once.
 package dir
 
 import (
