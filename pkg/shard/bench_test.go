@@ -14,6 +14,8 @@ import (
 	"github.com/postern-pop/postern/pkg/blob"
 	"github.com/postern-pop/postern/pkg/blob/blobtest"
 	"github.com/postern-pop/postern/pkg/blob/dir"
+	"github.com/postern-pop/postern/pkg/blob/s3"
+	"github.com/postern-pop/postern/pkg/blob/s3test"
 	"github.com/postern-pop/postern/pkg/ledger"
 	"github.com/postern-pop/postern/pkg/maildrop"
 )
@@ -62,31 +64,53 @@ func fill(s *state, mailboxes, messages int) {
 	s.packs.put(1, pack{object: "0000000000000001-00000000000000000000000000", class: 1, messages: uint32(mailboxes * messages)})
 }
 
-// BenchmarkTakeOver opens a shard of a million messages in 10,000 mailboxes from a
-// directory, with 1,000 ledger objects behind the checkpoint.
+// BenchmarkTakeOver opens a shard of a million messages in 10,000 mailboxes, with
+// 1,000 ledger objects behind the checkpoint, from a directory and from an S3 server on
+// loopback. With benchLarge ten million, too.
 func BenchmarkTakeOver(b *testing.B) {
 	sizes := []int{100}
 	if os.Getenv(benchLarge) != "" {
 		sizes = append(sizes, 1000)
 	}
-	const mailboxes, tail = 10_000, 1000
-	for _, messages := range sizes {
-		b.Run(fmt.Sprintf("%d_messages", mailboxes*messages), func(b *testing.B) {
-			store, err := dir.Open(b.TempDir())
-			ok(b, err)
-			written(b, store, tail, func(s *state, _ *ledger.Ledger) { fill(s, mailboxes, messages) })
-			b.ResetTimer()
-			for b.Loop() {
-				s, err := Open(b.Context(), testConfig(store), 0)
-				ok(b, err)
-				b.StopTimer()
-				if s.state.messages != mailboxes*messages+tail {
-					b.Fatalf("%d messages", s.state.messages)
-				}
-				ok(b, s.Close(context.Background()))
-				b.StartTimer()
-			}
-		})
+	const mailboxes = 10_000
+	for name, open := range map[string]func(b *testing.B) blob.Store{"dir": benchDir, "s3": benchBucket} {
+		for _, messages := range sizes {
+			b.Run(fmt.Sprintf("%s/%d_messages", name, mailboxes*messages), func(b *testing.B) {
+				takeOver(b, open(b), mailboxes, messages)
+			})
+		}
+	}
+}
+
+func benchDir(b *testing.B) blob.Store {
+	store, err := dir.Open(b.TempDir())
+	ok(b, err)
+	return store
+}
+
+func benchBucket(b *testing.B) blob.Store {
+	server := s3test.Start(b)
+	b.Setenv("AWS_ACCESS_KEY_ID", s3test.AccessKey)
+	b.Setenv("AWS_SECRET_ACCESS_KEY", s3test.SecretKey)
+	store, err := s3.Open(b.Context(), s3.Config{Endpoints: []string{server.URL()}, Bucket: server.Bucket(), PathStyle: true})
+	ok(b, err)
+	b.Cleanup(func() { store.Close() })
+	return store
+}
+
+func takeOver(b *testing.B, store blob.Store, mailboxes, messages int) {
+	const tail = 1000
+	written(b, store, tail, func(s *state, _ *ledger.Ledger) { fill(s, mailboxes, messages) })
+	b.ResetTimer()
+	for b.Loop() {
+		s, err := Open(b.Context(), testConfig(store), 0)
+		ok(b, err)
+		b.StopTimer()
+		if s.state.messages != mailboxes*messages+tail {
+			b.Fatalf("%d messages", s.state.messages)
+		}
+		ok(b, s.Close(context.Background()))
+		b.StartTimer()
 	}
 }
 
