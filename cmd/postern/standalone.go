@@ -53,6 +53,9 @@ func (c *standaloneCmd) Run(ctx context.Context) error {
 	}
 	defer lock.Close()
 	region.Gateway = config.HostPort(c.Gateway)
+	if !c.KeepStorage && (region.Storage.S3 != nil || region.Storage.Encryption != nil) {
+		return fmt.Errorf("%s: storage is a bucket, or encrypted: say --keep-storage, or give a region's file with storage.dir alone, for mail in the data directory as it is", c.Region)
+	}
 	if !c.KeepStorage {
 		region.Storage = localStorage(c.Data, region.Name)
 	}

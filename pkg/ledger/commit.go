@@ -111,6 +111,9 @@ type retry struct {
 // wait pauses, give or take a half, unless ctx ends or giveUp is closed before;
 // then it says so.
 func (r *retry) wait(ctx context.Context, giveUp <-chan struct{}, log *slog.Logger, what, key string, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // it was us who gave up, and not the store that refused
+	}
 	if r.tries++; r.tries&(r.tries-1) == 0 { // 1, 2, 4, …: not a line for each try
 		log.Warn(what, "key", key, "attempt", r.tries, "error", err)
 	}

@@ -210,3 +210,41 @@ func TestBodySum(t *testing.T) {
 		t.Errorf("%08x, want %08x", got, want)
 	}
 }
+
+// A store that was opened without its keys isn't damaged.
+func TestEncryptedWithoutAKey(t *testing.T) {
+	store := blobtest.NewMemory()
+	open(t, store)
+	for _, key := range keys(t, store, "ledger") {
+		store.Alter(key, func(content []byte) []byte { return append([]byte(sealedMagic), content[len(sealedMagic):]...) })
+	}
+	_, err := Open(t.Context(), Config{Store: store, Prefix: prefix, Owner: "a"}, func() State { return &history{} })
+	if !errors.Is(err, ErrVersion) || errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "storage.encryption") {
+		t.Errorf("%v; want ErrVersion that names storage.encryption", err)
+	}
+}
+
+// A ledger that another one, or none, has taken the place of is left as it is.
+func TestForeignLedger(t *testing.T) {
+	store := blobtest.NewMemory()
+	l, _ := open(t, store)
+	for name, c := range map[string]struct {
+		store  *blobtest.Memory
+		ledger uint32
+		want   error
+	}{
+		"its own":     {store.Clone(), l.Identity(), nil},
+		"any":         {store.Clone(), 0, nil},
+		"another one": {store.Clone(), l.Identity() + 1, ErrForeign},
+		"none":        {blobtest.NewMemory(), l.Identity(), ErrForeign},
+	} {
+		before := len(keys(t, c.store, "ledger"))
+		_, err := Open(t.Context(), Config{Store: c.store, Prefix: prefix, Owner: "a", Ledger: c.ledger}, func() State { return &history{} })
+		if !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", name, err, c.want)
+		}
+		if after := len(keys(t, c.store, "ledger")); c.want != nil && after != before {
+			t.Errorf("%s: %d objects became %d", name, before, after)
+		}
+	}
+}

@@ -82,11 +82,19 @@ func decodeHeader(b []byte) (h header, err error) {
 	return h, h.lengths(b)
 }
 
+// sealedMagic begins what package sealed has written: no damage, but a store that
+// was opened without its keys.
+const sealedMagic = "PSTNSEAL"
+
 // checkFront checks what all objects of a ledger have in common: magic, checksum
 // at its place, version and flags, in this order. Damage is never taken for a
 // newer version.
 func checkFront(b []byte, magic string, sum uint32, atSum int) error {
-	if string(b[:len(magic)]) != magic {
+	switch string(b[:len(magic)]) {
+	case magic:
+	case sealedMagic:
+		return fmt.Errorf("the object is encrypted, and its region's storage.encryption isn't set here: %w", ErrVersion)
+	default:
 		return damage(0, "not an object of type "+magic)
 	}
 	if sum != binary.LittleEndian.Uint32(b[atSum:]) {
