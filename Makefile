@@ -61,8 +61,10 @@ sim: ## thousands of simulated runs of a shard in a hostile world, and every mut
 	POSTERN_SIM=full POSTERN_SIM_SEEDS=$(SEEDS) $(GO) test ./pkg/sim -v -timeout 60m
 
 .PHONY: bench
-bench: ## CPU, allocations and memory per session, poll, download and delivery, through the demo's processes
+bench: $(TOOLS)/versitygw ## CPU and memory per session, poll, download and delivery, beside peers; take-over, index and reads of a shard
 	$(GO) test ./cmd/postern -run '^$$' -bench . -benchtime 300x -timeout 30m
+	POSTERN_BENCH_LARGE=1 $(GO) test ./pkg/shard -run '^$$' -bench 'TakeOver|IndexMemory' -benchtime 2x
+	$(GO) test ./pkg/shard -run '^$$' -bench 'RandomReads' -benchtime 10000x
 
 .PHONY: clients
 clients: build ## real mail clients against the demo (needs curl fetchmail mpop python3 swaks)
