@@ -231,15 +231,17 @@ func TestForeignLedger(t *testing.T) {
 	for name, c := range map[string]struct {
 		store  *blobtest.Memory
 		ledger uint32
+		fenced uint64
 		want   error
 	}{
-		"its own":     {store.Clone(), l.Identity(), nil},
-		"any":         {store.Clone(), 0, nil},
-		"another one": {store.Clone(), l.Identity() + 1, ErrForeign},
-		"none":        {blobtest.NewMemory(), l.Identity(), ErrForeign},
+		"its own":       {store.Clone(), l.Identity(), l.Epoch(), nil},
+		"any":           {store.Clone(), 0, 0, nil},
+		"another one":   {store.Clone(), l.Identity() + 1, 0, ErrForeign},
+		"none":          {blobtest.NewMemory(), l.Identity(), 0, ErrForeign},
+		"an older copy": {store.Clone(), l.Identity(), l.Epoch() + 1, ErrForeign},
 	} {
 		before := len(keys(t, c.store, "ledger"))
-		_, err := Open(t.Context(), Config{Store: c.store, Prefix: prefix, Owner: "a", Ledger: c.ledger}, func() State { return &history{} })
+		_, err := Open(t.Context(), Config{Store: c.store, Prefix: prefix, Owner: "a", Ledger: c.ledger, Fenced: c.fenced}, func() State { return &history{} })
 		if !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}

@@ -27,8 +27,8 @@ var (
 	ErrGone = errors.New("gone")
 	// ErrVersion: written in a format that this program doesn't know.
 	ErrVersion = errors.New("format not known to this version of the program")
-	// ErrForeign: the store holds another ledger than the one asked for, or none. It
-	// is the wrong store, or has lost all.
+	// ErrForeign: the store holds another ledger than the one asked for, none, or an
+	// older copy. It is the wrong store, was restored, or has lost what it had.
 	ErrForeign = errors.New("the store doesn't hold the shard's ledger")
 	// ErrLimit: more than fits into one object, or a field over its limit.
 	ErrLimit = errors.New("over a limit of the format")
@@ -41,6 +41,7 @@ type Config struct {
 	Owner  string       // the node's name, for people who read fences
 	Epoch  uint64       // the new epoch is at least this
 	Ledger uint32       // the identity that it must have; 0: any, or a ledger that isn't there
+	Fenced uint64       // an epoch that is known to have begun: a ledger that ends before it has lost its end
 	Log    *slog.Logger // nil: none
 
 	// Clock is the time since some moment in the past. It must go on while the

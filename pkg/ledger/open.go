@@ -121,8 +121,8 @@ func (o *opener) run(ctx context.Context) error {
 	if err == nil {
 		err = o.reachesAll()
 	}
-	if err == nil && o.config.Ledger != 0 && o.identity != o.config.Ledger {
-		err = fmt.Errorf("%w: asked for %08x, there is %08x, with %d objects", ErrForeign, o.config.Ledger, o.identity, o.next-1)
+	if err == nil {
+		err = o.expected()
 	}
 	if err == nil {
 		err = o.fence(ctx)
@@ -218,6 +218,18 @@ func (o *opener) movedOn(ctx context.Context) bool {
 		}
 	}
 	return false
+}
+
+// expected refuses a ledger that isn't the one asked for, or has lost its end:
+// going on there would give sequences, and so unique-ids, for the second time.
+func (o *opener) expected() error {
+	switch c := o.config; {
+	case c.Ledger != 0 && o.identity != c.Ledger:
+		return fmt.Errorf("%w: asked for %08x, there is %08x, up to sequence %d", ErrForeign, c.Ledger, o.identity, o.next-1)
+	case o.epoch < c.Fenced:
+		return fmt.Errorf("%w: epoch %d had begun, and it ends at sequence %d in epoch %d", ErrForeign, c.Fenced, o.next-1, o.epoch)
+	}
+	return nil
 }
 
 // fence writes ours at the first free sequence, and takes in what others write

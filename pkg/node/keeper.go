@@ -150,9 +150,6 @@ func (k *keeper) acquire(ctx context.Context, s *slot, seen placement.Claim) (ow
 		return nil, err
 	}
 	k.metrics.phase("replay", began)
-	if shard.Epoch() <= claim.Epoch && shard.Ledger() == claim.Ledger {
-		return shard, nil
-	}
 	opened, err := k.registration.Opened(ctx, claim, shard.Epoch(), shard.Ledger())
 	if err == nil {
 		k.holdings.claimed(s, opened)

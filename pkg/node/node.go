@@ -31,9 +31,9 @@
 //     again by the same heir with growing pauses. Passing it on would let one
 //     damaged object walk through the whole region.
 //   - 2026-11-23: a claim names the shard's ledger, and a node that finds another
-//     one in its store, or none, opens nothing there: a disk that isn't mounted and a
-//     wrong bucket look like a store without mail. To begin anew on an empty store,
-//     delete the claims in etcd.
+//     one in its store, none, or one from before its last owner, opens nothing there: a
+//     disk that isn't mounted, a wrong bucket and an old copy look like a store with
+//     less mail. To begin anew, or to go on from an old copy, delete the claims in etcd.
 //   - 2026-11-23: the process has one instance, the one that it gossips with. So
 //     news of a predecessor's death cannot be mistaken for its successor's.
 package node
@@ -177,7 +177,7 @@ func New(config Config) (*Node, error) {
 func (n *Node) openShard(ctx context.Context, claim placement.Claim) (owned, error) {
 	c := n.config
 	of := shard.Config{
-		Region: c.Region, Number: claim.Shard, Node: c.Name, Ledger: claim.Ledger,
+		Region: c.Region, Number: claim.Shard, Node: c.Name, Ledger: claim.Ledger, Fenced: claim.Fenced,
 		Store: c.Store, Rules: c.Rules, Verify: c.Auth.Verify,
 		Log: c.Log, Metrics: n.metrics.shards, CacheBytes: c.CacheBytes / int64(c.Shards),
 		Budget: n.budget, Repack: n.repack,

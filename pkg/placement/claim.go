@@ -24,7 +24,7 @@ func (r *Registration) TakeClaim(ctx context.Context, seen Claim) (Claim, error)
 	r.mu.Unlock()
 	want := Claim{
 		Shard: seen.Shard, Owner: node.Name, Instance: node.Instance,
-		Address: node.Address, Epoch: seen.Epoch + 1, Ledger: seen.Ledger,
+		Address: node.Address, Epoch: seen.Epoch + 1, Ledger: seen.Ledger, Fenced: seen.Fenced,
 	}
 	alive := clientv3.Compare(clientv3.LeaseValue(r.space.node(node.Name)), "=", lease)
 	got, done, err := r.exchange(ctx, op, seen.Revision, want, alive)
@@ -51,7 +51,7 @@ func (r *Registration) ReleaseClaim(ctx context.Context, held Claim) (Claim, err
 // epoch it was opened, which may be higher than claimed. Errors are those of TakeClaim.
 func (r *Registration) Opened(ctx context.Context, held Claim, epoch uint64, ledger uint32) (Claim, error) {
 	return r.revise(ctx, "placement.opened", held, func(c *Claim) {
-		c.Epoch, c.Ledger = max(c.Epoch, epoch), ledger
+		c.Epoch, c.Ledger, c.Fenced = max(c.Epoch, epoch), ledger, max(c.Fenced, epoch)
 	})
 }
 

@@ -216,7 +216,7 @@ func TestOnlyTheRegisteredTake(t *testing.T) {
 	if _, err := older.ReleaseClaim(t.Context(), held); err != nil {
 		t.Fatal(err)
 	}
-	if raised, err := newer.Opened(t.Context(), taken, 9, 0x1ed9e6); err != nil || raised.Epoch != 9 || raised.Ledger != 0x1ed9e6 {
+	if raised, err := newer.Opened(t.Context(), taken, 9, 0x1ed9e6); err != nil || raised.Epoch != 9 || raised.Ledger != 0x1ed9e6 || raised.Fenced != 9 {
 		t.Fatalf("the older process's release hit the newer one: %+v, %v", raised, err)
 	}
 }

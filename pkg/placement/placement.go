@@ -110,6 +110,7 @@ type Claim struct {
 	Address  string `json:"address,omitempty"`  // the owner's when it took the shard
 	Epoch    uint64 `json:"epoch"`              // grows with each owner; what the ledger is opened with
 	Ledger   uint32 `json:"ledger,omitempty"`   // the ledger's identity; 0: it was never opened
+	Fenced   uint64 `json:"fenced,omitempty"`   // the last epoch that it was opened in, for certain
 
 	// Revision is that of the claim's last write; 0: nobody ever claimed the shard.
 	Revision int64 `json:"-"`

@@ -32,6 +32,7 @@ type Config struct {
 	Number int
 	Node   string // who owns it, for logs and Info
 	Ledger uint32 // the identity that its ledger must have; 0: any
+	Fenced uint64 // an epoch that its ledger must have come to: see ledger.Config
 	Store  blob.Store
 	Rules  policy.Rules
 	// Verify checks a password: see auth.Verifier. An empty hash stands for a user
@@ -99,14 +100,14 @@ func Open(ctx context.Context, config Config, epoch uint64) (*Shard, error) {
 	s := newShard(config)
 	var err error
 	s.ledger, err = ledger.Open(ctx, ledger.Config{
-		Store: config.Store, Prefix: config.Prefix(), Owner: config.Node, Epoch: epoch, Ledger: config.Ledger, Log: s.log, Clock: config.Clock,
+		Store: config.Store, Prefix: config.Prefix(), Owner: config.Node, Epoch: epoch, Ledger: config.Ledger, Fenced: config.Fenced, Log: s.log, Clock: config.Clock,
 	}, func() ledger.State {
 		s.state = newState()
 		return s.state
 	})
 	switch {
 	case errors.Is(err, ledger.ErrForeign):
-		return nil, failed("shard.take_over", fmt.Errorf("another store than the one that the shard was opened on, or an emptied one: check storage in the region's file, and whether it is mounted: %w", err))
+		return nil, failed("shard.take_over", fmt.Errorf("another store than the one that the shard was opened on, an emptied one or an older copy: check storage in the region's file, and whether it is mounted: %w", err))
 	case err != nil && maildrop.KindOf(err) == maildrop.Full:
 		return nil, failed("shard.take_over", fmt.Errorf("the store has no room for the fence that a new owner must write: %w", err))
 	case err != nil:
