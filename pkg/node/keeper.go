@@ -27,6 +27,7 @@ type keeper struct {
 	// Of the loop's goroutine alone.
 	crowd     crowd
 	suspicion suspicion
+	absences  *absences
 	revision  int64 // of the last view
 }
 
@@ -34,7 +35,7 @@ func newKeeper(n *Node, w *placement.Watcher, r *placement.Registration) *keeper
 	return &keeper{
 		node: n, me: r.Node(), holdings: n.holdings, metrics: n.metrics, log: n.config.Log,
 		watcher: w, registration: r, troubles: newTroubles(), wake: make(chan struct{}, 1),
-		suspicion: suspicion{},
+		suspicion: suspicion{}, absences: newAbsences(),
 	}
 }
 
@@ -68,6 +69,7 @@ func (k *keeper) look(ctx context.Context, now time.Time) {
 	}
 	k.revision = view.Revision
 	k.metrics.recovering(k.troubles.recovering(now))
+	view = k.present(view, now)
 	suspects := k.suspicion.observe(view, k.me.Name, k.gone)
 	stable := k.crowd.observe(view, suspects, now) >= k.node.config.Stable
 	for _, action := range placement.Plan(view, k.me, k.holdings.owned(), suspects, stable) {
@@ -75,6 +77,25 @@ func (k *keeper) look(ctx context.Context, now time.Time) {
 			k.begin(ctx, action, now)
 		}
 	}
+}
+
+// present is the view with those in their places whose leases only seem to
+// have ended with them. Without gossip nobody can tell.
+func (k *keeper) present(view placement.View, now time.Time) placement.View {
+	if k.node.config.Gossip == nil {
+		return view
+	}
+	before := k.absences.trouble
+	view = k.absences.observe(view, k.me.Name, k.gone, now)
+	k.metrics.absent(len(k.absences.since))
+	switch {
+	case k.absences.trouble && !before:
+		k.log.Warn("node: many leases ended while their nodes live: etcd's trouble; nothing is taken over from them for a while",
+			"absent", len(k.absences.since), "of", len(k.absences.known), "grace_seconds", etcdGrace.Seconds())
+	case before && !k.absences.trouble:
+		k.log.Info("node: no lease is missing any more")
+	}
+	return view
 }
 
 func (k *keeper) gone(name, instance string) bool {

@@ -18,6 +18,7 @@ type metrics struct {
 	holding     *prometheus.GaugeVec
 	configured  prometheus.Gauge
 	epochs      *prometheus.GaugeVec
+	absences    prometheus.Gauge
 	transitions *prometheus.CounterVec
 	durations   *prometheus.HistogramVec
 }
@@ -32,6 +33,10 @@ func newMetrics(registerer prometheus.Registerer, shards int) (*metrics, error) 
 		configured: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "postern_shards_configured",
 			Help: "Number of shards this region has to serve, from the routing view.",
+		}),
+		absences: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "postern_node_leases_absent",
+			Help: "Nodes without a lease in etcd that gossip still hears, as this pod sees it; it takes nothing over from them for a while.",
 		}),
 		epochs: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "postern_shard_epoch",
@@ -57,7 +62,7 @@ func newMetrics(registerer prometheus.Registerer, shards int) (*metrics, error) 
 	}
 	m.shards = shard.NewMetrics(registerer)
 	var all []error
-	for _, c := range []prometheus.Collector{m.holding, m.configured, m.epochs, m.transitions, m.durations} {
+	for _, c := range []prometheus.Collector{m.holding, m.configured, m.absences, m.epochs, m.transitions, m.durations} {
 		all = append(all, registerer.Register(c))
 	}
 	return m, errors.Join(all...)
@@ -68,6 +73,8 @@ func (m *metrics) held(s state, n int) {
 }
 
 func (m *metrics) recovering(n int) { m.holding.WithLabelValues("recovering").Set(float64(n)) }
+
+func (m *metrics) absent(n int) { m.absences.Set(float64(n)) }
 
 func (m *metrics) epoch(number int, epoch uint64) {
 	m.epochs.WithLabelValues(strconv.Itoa(number)).Set(float64(epoch))

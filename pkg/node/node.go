@@ -34,6 +34,12 @@
 //     one in its store, none, or one from before its last owner, opens nothing there: a
 //     disk that isn't mounted, a wrong bucket and an old copy look like a store with
 //     less mail. To begin anew, or to go on from an old copy, delete the claims in etcd.
+//   - 2026-11-25: a node whose lease ends while gossip hears it keeps its place for
+//     3 s, and for 30 s when more than a third of the leases ended like that: then it
+//     is etcd that is in trouble, and who came back first would take everything over
+//     from owners that serve. Its place is put back into the view that Plan is asked
+//     with, so Plan knows nothing of it. A death that gossip confirms is no such case and
+//     waits for nothing.
 //   - 2026-11-23: the process has one instance, the one that it gossips with. So
 //     news of a predecessor's death cannot be mistaken for its successor's.
 package node

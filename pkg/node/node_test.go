@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -339,5 +340,42 @@ func TestNewRefuses(t *testing.T) {
 		if err := n.Run(t.Context()); err == nil || maildrop.KindOf(err) != maildrop.Invalid {
 			t.Errorf("run: %v", err)
 		}
+	}
+}
+
+// An etcd in trouble ends all leases at once. Whoever registers again first
+// must not take everything over from the others.
+func TestManyLostLeasesMoveNothing(t *testing.T) {
+	r := newRegion(t)
+	first := r.gossip("a")
+	members := map[string]*gossip.Member{"a": first, "b": r.gossip("b", first.Self().Address), "c": r.gossip("c", first.Self().Address)}
+	var nodes []*runner
+	for name, m := range members {
+		nodes = append(nodes, r.start(name, func(c *Config) { c.Gossip, c.LeaseTTL = m, 5*time.Second }))
+	}
+	r.await("gossip", func(placement.View) bool {
+		return !slices.ContainsFunc(slices.Collect(maps.Values(members)), func(m *gossip.Member) bool { return len(m.Members()) < 3 })
+	})
+	before := r.awaitSettled("fair shares", nodes...)
+	client := r.etcd.Client()
+	resp, err := client.Get(t.Context(), "/postern/v1/region/eu/nodes/", clientv3.WithPrefix())
+	if err != nil || len(resp.Kvs) != 3 {
+		t.Fatal(resp, err)
+	}
+	for _, kv := range resp.Kvs {
+		if _, err := client.Revoke(t.Context(), clientv3.LeaseID(kv.Lease)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	after := r.await("their return", func(v placement.View) bool {
+		for name, node := range before.Nodes {
+			if v.Nodes[name].Revision <= node.Revision {
+				return false
+			}
+		}
+		return true
+	})
+	if !slices.Equal(after.Claims, before.Claims) || !served(after, nodes...) {
+		t.Fatalf("claims were %+v, are %+v", before.Claims, after.Claims)
 	}
 }

@@ -161,7 +161,8 @@ func emptyView(shards int) View {
 	return v
 }
 
-func (v View) clone() View {
+// Clone is a view of the caller's own, to change.
+func (v View) Clone() View {
 	v.Nodes, v.Claims = maps.Clone(v.Nodes), slices.Clone(v.Claims)
 	return v
 }

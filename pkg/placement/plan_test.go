@@ -234,7 +234,7 @@ type world struct {
 
 func (w *world) step(i int, fresh bool) (acted bool) {
 	if fresh {
-		w.seen[i] = w.now.clone()
+		w.seen[i] = w.now.Clone()
 	}
 	var held []int
 	for shard := range w.held[i] {
@@ -270,7 +270,7 @@ func TestPlanDoesNotThrash(t *testing.T) {
 		w := &world{nodes: nodesOf(names(t, 2, 4)...)}
 		w.now = viewOf(shards, w.nodes...)
 		for range w.nodes {
-			w.seen = append(w.seen, w.now.clone())
+			w.seen = append(w.seen, w.now.Clone())
 			w.held = append(w.held, map[int]bool{})
 			w.suspects = append(w.suspects, map[string]int64{})
 		}

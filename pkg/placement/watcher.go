@@ -191,7 +191,7 @@ func (w *Watcher) apply(resp clientv3.WatchResponse) {
 		w.mu.Unlock()
 		return
 	}
-	view := w.View().clone()
+	view := w.View().Clone()
 	for _, event := range resp.Events {
 		key := strings.TrimPrefix(string(event.Kv.Key), string(w.space))
 		if event.Type == clientv3.EventTypeDelete {
