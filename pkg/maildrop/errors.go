@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 )
 
 // Kind sorts errors by what the caller may do next. It crosses every border,
@@ -63,33 +64,15 @@ func (k Kind) Temporary() bool {
 	return true
 }
 
-// Reason is a short code of why a login, a session or a delivery was refused.
-// It is part of what the user sees, so support can look it up.
-type Reason string
-
-const (
-	ReasonNone        Reason = ""
-	ReasonCredentials Reason = "credentials"      // wrong password or no such address: never told apart
-	ReasonDisabled    Reason = "account-disabled" // the account is disabled
-	ReasonBlocked     Reason = "override-block"   // POP Services Override: block
-	ReasonAddress     Reason = "address-denied"   // the administrator denied this address
-	ReasonSendOnly    Reason = "send-only"        // the domain only sends
-	ReasonNoEvent     Reason = "no-event"         // continuity mailbox, and no event is on
-	ReasonLegacyEnded Reason = "legacy-ended"     // the date set on the account has passed
-	ReasonNoPurpose   Reason = "no-pop"           // nothing entitles this domain to POP
-	ReasonNetwork     Reason = "network"          // from outside the account's permitted networks
-	ReasonRegion      Reason = "other-region"     // the home region takes no relayed sessions
-	ReasonChanged     Reason = "changed"          // the credentials changed during the session
-)
-
 // Error is the error of every package of Postern at its border.
 type Error struct {
 	Op      string // what was tried, "shard.open"
 	Kind    Kind
-	Reason  Reason  // why, for Denied
-	Text    string  // words for the user, ASCII, one line; empty: the protocol's own words for the Kind
-	Primary Address // for Alias
-	Err     error   // cause, for the log; never shown to the user
+	Reason  Reason        // why, for Denied
+	Text    string        // words for the user, ASCII, one line; empty: the protocol's own words for the Kind
+	Primary Address       // for Alias
+	Wait    time.Duration // for ReasonLockout and ReasonLoginDelay: how long it lasts from now on
+	Err     error         // cause, for the log; never shown to the user
 }
 
 // Error is for the log. It may name internals.
@@ -133,6 +116,16 @@ func ReasonOf(err error) Reason {
 		return e.Reason
 	}
 	return ReasonNone
+}
+
+// WaitOf is how long the refusal of the outermost *Error in the chain lasts from
+// then on; 0: it doesn't say.
+func WaitOf(err error) time.Duration {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Wait
+	}
+	return 0
 }
 
 // TextOf is the user's words in the outermost *Error of the chain, or "".

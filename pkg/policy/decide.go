@@ -8,31 +8,24 @@ import (
 	"github.com/postern-pop/postern/pkg/maildrop"
 )
 
-// The words that users and gateways see: why, and what to do. At most
-// [MaxText] octets of ASCII.
+// The words that gateways see: why, and what to do. Those that users see are
+// maildrop's, by the reason.
 const (
-	textDisabled    = "this account is disabled; ask your administrator"
-	textBlocked     = "POP is switched off for your whole organization; ask your administrator"
-	textAddress     = "POP is not allowed for this mailbox; ask your administrator"
-	textSendOnly    = "this domain only sends mail, so there is nothing to fetch; ask your administrator"
-	textNoEvent     = "no continuity event is on, so fetch your mail from your own mail server; if it is down ask your administrator to start an event"
-	textOtherGroup  = "the continuity event that is on does not cover this mailbox; ask your administrator"
-	textLegacyEnded = "POP for your organization has ended; fetch your mail from your own mail server or ask your administrator"
-	textNoPurpose   = "this domain has no POP service; fetch your mail from your own mail server or ask your administrator"
-
 	textKeepDisabled  = "the account of this domain is disabled and takes no mail"
 	textKeepSendOnly  = "this domain only sends mail and takes none"
 	textKeepNoPurpose = "nothing entitles this domain to POP, so no mail is kept for it"
-
-	// TextNetwork is for a login that [Permitted] turned away.
-	TextNetwork = "POP is not allowed from your network; connect from your organization's network or ask your administrator"
 )
 
-// MaxText is the longest text of a [Decision] in octets: with the reply's
-// status, code and line end it fits into a POP3 line of 512 (RFC 2449 section 4).
-const MaxText = 200
+// MaxText is the longest text of a [Decision] in octets.
+const MaxText = maildrop.MaxWords
 
-func refuse(reason maildrop.Reason, text string) Decision {
+// refuse refuses a user.
+func refuse(reason maildrop.Reason) Decision {
+	return Decision{Reason: reason, Text: reason.Words()}
+}
+
+// keepNot refuses mail.
+func keepNot(reason maildrop.Reason, text string) Decision {
 	return Decision{Reason: reason, Text: text}
 }
 
@@ -42,13 +35,13 @@ func refuse(reason maildrop.Reason, text string) Decision {
 func Decide(account Account, domain Domain, address maildrop.AddressRecord, now time.Time) Decision {
 	switch {
 	case account.Disabled:
-		return refuse(maildrop.ReasonDisabled, textDisabled)
+		return refuse(maildrop.ReasonDisabled)
 	case account.Override == OverrideBlock:
-		return refuse(maildrop.ReasonBlocked, textBlocked)
+		return refuse(maildrop.ReasonBlocked)
 	case address.Access == maildrop.AccessDeny && account.Override != OverrideAllow:
-		return refuse(maildrop.ReasonAddress, textAddress)
+		return refuse(maildrop.ReasonAddress)
 	case domain.Kind == DomainSendOnly:
-		return refuse(maildrop.ReasonSendOnly, textSendOnly)
+		return refuse(maildrop.ReasonSendOnly)
 	case domain.Kind == DomainLocal:
 		return Decision{Class: maildrop.ClassLocal}
 	case account.Continuity && account.covered(address.Groups, now):
@@ -64,13 +57,13 @@ func Decide(account Account, domain Domain, address maildrop.AddressRecord, now 
 func (a Account) unentitled(now time.Time) Decision {
 	switch {
 	case a.Continuity && len(a.ActiveEvents(now)) > 0:
-		return refuse(maildrop.ReasonNoEvent, textOtherGroup)
+		return refuse(maildrop.ReasonOtherGroup)
 	case a.Continuity:
-		return refuse(maildrop.ReasonNoEvent, textNoEvent)
+		return refuse(maildrop.ReasonNoEvent)
 	case !a.LegacyUntil.IsZero():
-		return refuse(maildrop.ReasonLegacyEnded, textLegacyEnded)
+		return refuse(maildrop.ReasonLegacyEnded)
 	}
-	return refuse(maildrop.ReasonNoPurpose, textNoPurpose)
+	return refuse(maildrop.ReasonNoPurpose)
 }
 
 // Keep says whether mail for the address is taken at the given instant, and how
@@ -80,15 +73,15 @@ func (a Account) unentitled(now time.Time) Decision {
 func Keep(account Account, domain Domain, _ maildrop.AddressRecord, now time.Time) Decision {
 	switch {
 	case account.Disabled:
-		return refuse(maildrop.ReasonDisabled, textKeepDisabled)
+		return keepNot(maildrop.ReasonDisabled, textKeepDisabled)
 	case domain.Kind == DomainSendOnly:
-		return refuse(maildrop.ReasonSendOnly, textKeepSendOnly)
+		return keepNot(maildrop.ReasonSendOnly, textKeepSendOnly)
 	case domain.Kind == DomainLocal:
 		return Decision{Class: maildrop.ClassLocal}
 	case account.Continuity, account.LegacyOn(now):
 		return Decision{Class: maildrop.ClassContinuity}
 	}
-	return refuse(maildrop.ReasonNoPurpose, textKeepNoPurpose)
+	return keepNot(maildrop.ReasonNoPurpose, textKeepNoPurpose)
 }
 
 // Permitted reports whether the account's users may log in from the address. An

@@ -11,7 +11,7 @@
 //	local domain              60 days
 //	active continuity event    5 days   (with the continuity package, and in its scope)
 //	legacy date not past       5 days
-//	otherwise                 refused   no-event, legacy-ended or no-pop
+//	otherwise                 refused   no-event, event-group, legacy-ended or no-pop
 //
 // [Keep] is asked at delivery. [Permitted] is asked before either, of the
 // client's network.

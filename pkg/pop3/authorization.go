@@ -184,15 +184,23 @@ func (s *Session) opened(r Result) Step {
 	}
 	step := s.trouble(OpOpen, r.Err)
 	step.Login = LoginDenied
+	if maildrop.ReasonOf(r.Err) == maildrop.ReasonLockout {
+		return s.failure(step)
+	}
 	return step
 }
 
 // refused is the one reply to wrong credentials, whatever is wrong with them (RFC
 // 1939 section 13, RFC 3206 section 5).
 func (s *Session) refused() Step {
-	s.failed++
-	step := s.err("[AUTH] wrong user name or password; the user name is the full mail address")
+	step := s.refuse(maildrop.ReasonCredentials, "", 0)
 	step.Login = LoginRefused
+	return s.failure(step)
+}
+
+// failure counts a guess, and ends a connection that has had enough of them.
+func (s *Session) failure(step Step) Step {
+	s.failed++
 	if s.failed >= maxFailedLogins {
 		return s.end(step, EndRefused)
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/postern-pop/postern/pkg/maildrop"
 )
 
 // metrics are the front's series. Labels come from the protocol's table and from
@@ -33,6 +35,7 @@ type metrics struct {
 	sent        prometheus.Counter
 	retrieved   prometheus.Counter
 	deleted     prometheus.Counter
+	refusals    *prometheus.CounterVec // reason
 
 	byCommand map[string]*commandSeries
 }
@@ -120,7 +123,11 @@ func newMetrics(registerer prometheus.Registerer, p *Protocol, region string) (*
 		sent:       m.counter("transmit_bytes_total", "Application bytes sent to clients."),
 		retrieved:  m.counter("messages_retrieved_total", "Messages fully sent by RETR."),
 		deleted:    m.counter("messages_deleted_total", "Messages whose deletion was committed in UPDATE."),
+		refusals:   m.counters("refusals_total", "Replies that refuse a client, by their reason code.", "reason"),
 		byCommand:  make(map[string]*commandSeries),
+	}
+	for _, m := range maildrop.Meanings() {
+		s.refusals.WithLabelValues(string(m.Reason))
 	}
 	for _, verb := range p.Commands() {
 		series := &commandSeries{duration: s.commandS.WithLabelValues(verb)}
@@ -170,6 +177,9 @@ func (m *metrics) step(c *conn, step Step, began time.Time) {
 			m.retrieved.Inc()
 		}
 	}
+	if step.Reason != maildrop.ReasonNone {
+		m.refusals.WithLabelValues(string(step.Reason)).Inc()
+	}
 	if step.Login == LoginNone {
 		return
 	}
@@ -181,12 +191,23 @@ func (m *metrics) step(c *conn, step Step, began time.Time) {
 	case LoginRefused:
 		checked, result = "failed", "auth_failed"
 	case LoginDenied:
-		result = "sys_perm"
+		result = resultOf[responseOf(step.Reason)]
 	case LoginUnavailable:
 		checked, result = "unavailable", "sys_temp"
 	}
 	m.attempts.WithLabelValues(c.session.Mechanism(), checked).Inc()
 	m.logins.WithLabelValues(result, route).Inc()
+}
+
+// resultOf is the label of a refused login by its response code.
+var resultOf = map[maildrop.Response]string{
+	maildrop.ResponseAuth: "auth_failed", maildrop.ResponseTemp: "sys_temp",
+	maildrop.ResponsePerm: "sys_perm", maildrop.ResponseLoginDelay: "login_delay",
+}
+
+func responseOf(reason maildrop.Reason) maildrop.Response {
+	m, _ := reason.Meaning()
+	return m.Response
 }
 
 func (m *metrics) firstOctet(c *conn, took time.Duration) {

@@ -35,7 +35,7 @@ func TestShutdown(t *testing.T) {
 		go func() { done <- server.Shutdown(ctx) }()
 
 		began := time.Now()
-		stranger.expect("-ERR [SYS/TEMP] server is restarting, please reconnect")
+		stranger.expect("-ERR [SYS/TEMP] server is restarting, please reconnect (restart)")
 		stranger.expectEnd()
 		near, far := net.Pipe()
 		server.admit(far)
@@ -53,7 +53,7 @@ func TestShutdown(t *testing.T) {
 		leaving.say("QUIT\r\n")
 		b.holdCalls(OpRead)
 		working.say("RETR 2\r\n")
-		idle.expect("-ERR [SYS/TEMP] server is restarting, please reconnect")
+		idle.expect("-ERR [SYS/TEMP] server is restarting, please reconnect (restart)")
 		idle.expectEnd()
 		working.expect("-ERR [SYS/TEMP] this message*", "-ERR [SYS/TEMP] server is restarting*")
 		working.expectEnd()
@@ -110,7 +110,7 @@ func TestMaxConnections(t *testing.T) {
 		second.expect("+OK *")
 		for range 3 {
 			third := pipe(t, server)
-			third.expect("-ERR [SYS/TEMP] too many connections, please try again in a minute")
+			third.expect("-ERR [SYS/TEMP] too many connections, please try again in a minute (too-many-connections)")
 			third.expectEnd()
 		}
 		first.say("QUIT\r\n")

@@ -17,7 +17,10 @@ const (
 	// maxReply is the longest first line of a reply, CRLF included (RFC 2449
 	// section 4).
 	maxReply = 512
-	// maxFailedLogins closes the connection; only refused credentials count.
+	// maxText is how much of an Error's Text a reply has, in octets.
+	maxText = 160
+	// maxFailedLogins closes the connection; only refused credentials count, and
+	// tries during a lock-out.
 	maxFailedLogins = 3
 	// maxLinesBeforeLogin is how many lines a stranger may send.
 	maxLinesBeforeLogin = 100
@@ -124,6 +127,7 @@ type Step struct {
 	Command string // the label of the command that ended with this step, or ""
 	Status  Status
 	Login   LoginResult
+	Reason  maildrop.Reason // of a refusal: the code in the reply
 }
 
 // Session is one session's protocol, from the greeting on. It does no I/O, reads
@@ -236,12 +240,12 @@ func (s *Session) Flood(now time.Time) Step { return s.end(s.Overlong(now), EndF
 func (s *Session) Restart() Step {
 	s.begin(s.now)
 	s.call = call{}
-	return s.end(s.temp("[SYS/TEMP] server is restarting, please reconnect"), EndRestart)
+	return s.end(s.refuse(maildrop.ReasonRestart, "", 0), EndRestart)
 }
 
 // Full is said in place of the greeting when the server has no room.
 func (s *Session) Full() Step {
-	return s.end(s.temp("[SYS/TEMP] too many connections, please try again in a minute"), EndFull)
+	return s.end(s.refuse(maildrop.ReasonFull, "", 0), EndFull)
 }
 
 // Result takes what came of the latest Step's request.

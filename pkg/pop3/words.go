@@ -2,6 +2,8 @@ package pop3
 
 import (
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/postern-pop/postern/pkg/maildrop"
 )
@@ -9,13 +11,13 @@ import (
 // trouble says an error of the back end in words for a stranger, and decides whether
 // the session goes on. What the error holds for the log is never part of them.
 //
-// [AUTH] isn't said here: trouble never looks like a wrong password (RFC 3206
-// section 4).
+// Trouble never looks like a wrong password (RFC 3206 section 4): [AUTH] is for
+// what a shard's owner said of the credentials.
 func (s *Session) trouble(op Op, err error) Step {
 	kind := maildrop.KindOf(err)
 	switch {
 	case kind == maildrop.Denied:
-		step := s.err("[SYS/PERM] " + refusal(err))
+		step := s.refuse(reasonOf(err), maildrop.TextOf(err), maildrop.WaitOf(err))
 		if op != OpOpen { // access ended in mid-session
 			return s.end(step, EndAccess)
 		}
@@ -23,10 +25,20 @@ func (s *Session) trouble(op Op, err error) Step {
 	case kind == maildrop.NotFound && op == OpRead:
 		return s.err("this message is no longer there; the others keep their numbers")
 	}
+	reason := failed[op]
 	if s.call.command != nil && s.call.command.verb == "QUIT" && (op == OpList || untouched(kind)) {
-		return s.temp("[SYS/TEMP] the marked messages were not removed, please try again in a minute (reference " + s.id + ")")
+		reason = maildrop.ReasonNotRemoved
 	}
-	return s.temp("[SYS/TEMP] " + temporary[op] + ", please try again in a minute (reference " + s.id + ")")
+	return s.coded(reason, Refusal(reason, "", 0, s.id))
+}
+
+// reasonOf is why the back end refused, as far as this version knows.
+func reasonOf(err error) maildrop.Reason {
+	reason := maildrop.ReasonOf(err)
+	if _, known := reason.Meaning(); !known {
+		return maildrop.ReasonNoAccess
+	}
+	return reason
 }
 
 // untouched reports whether an error of the kind says for certain that nothing
@@ -39,37 +51,55 @@ func untouched(kind maildrop.Kind) bool {
 	return false
 }
 
-// temporary is what failed, by request.
-var temporary = [...]string{
-	OpOpen:   "your mailbox can't be reached at the moment",
-	OpCheck:  "your mailbox can't be reached at the moment",
-	OpList:   "the listing can't be read at the moment",
-	OpRead:   "this message can't be read at the moment",
-	OpRemove: "it is not certain whether the marked messages were removed",
+// failed is what can't be done at the moment, by request.
+var failed = [...]maildrop.Reason{
+	OpOpen:   maildrop.ReasonUnavailable,
+	OpCheck:  maildrop.ReasonUnavailable,
+	OpList:   maildrop.ReasonNoListing,
+	OpRead:   maildrop.ReasonNoMessage,
+	OpRemove: maildrop.ReasonRemovalUnknown,
 }
 
-// refusal is why the user may not use his maildrop: the words of who refused, and
-// the reason's code, which support can look up.
-func refusal(err error) string {
-	text, reason := maildrop.TextOf(err), maildrop.ReasonOf(err)
-	if text == "" {
-		text = "access to this mailbox is not possible, please ask your administrator"
-		if reason == maildrop.ReasonCredentials || reason == maildrop.ReasonChanged {
-			text = "the access to this mailbox was changed, please log in again"
-		}
+// Refusal is the reply to a client that is refused for the reason, without its CRLF:
+// the response code (RFC 2449 section 8), the words of maildrop's table, and the
+// reason, which support can look up. text and wait stand in the words' placeholders;
+// the reference names the session in the log; "" leaves it out.
+func Refusal(reason maildrop.Reason, text string, wait time.Duration, reference string) string {
+	m, _ := reason.Meaning()
+	words := strings.NewReplacer("{text}", ascii(text, maxText), "{wait}", waiting(wait)).Replace(m.Words)
+	if reference != "" {
+		reference = ", reference " + reference
 	}
-	text = ascii(text, 300)
-	if reason != maildrop.ReasonNone {
-		text += " (" + ascii(string(reason), 40) + ")"
-	}
-	return text
+	return "-ERR [" + string(m.Response) + "] " + words + " (" + string(reason) + reference + ")"
 }
 
-// ok, err and temp end the command under way with a reply of one line.
+// waiting is a duration as a user reads it, rounded up.
+func waiting(d time.Duration) string {
+	if d <= time.Minute {
+		return strconv.FormatInt(max(1, int64((d+time.Second-1)/time.Second)), 10) + " s"
+	}
+	return strconv.FormatInt(int64((d+time.Minute-1)/time.Minute), 10) + " min"
+}
 
-func (s *Session) ok(text string) Step   { return s.line("+OK ", text, StatusOK) }
-func (s *Session) err(text string) Step  { return s.line("-ERR ", text, StatusErr) }
-func (s *Session) temp(text string) Step { return s.line("-ERR ", text, StatusTemp) }
+// refuse ends the command under way for a reason of maildrop's table.
+func (s *Session) refuse(reason maildrop.Reason, text string, wait time.Duration) Step {
+	return s.coded(reason, Refusal(reason, text, wait, ""))
+}
+
+func (s *Session) coded(reason maildrop.Reason, reply string) Step {
+	status := StatusErr
+	if m, _ := reason.Meaning(); m.Response == maildrop.ResponseTemp {
+		status = StatusTemp
+	}
+	step := s.line("", reply, status)
+	step.Reason = reason
+	return step
+}
+
+// ok and err end the command under way with a reply of one line.
+
+func (s *Session) ok(text string) Step  { return s.line("+OK ", text, StatusOK) }
+func (s *Session) err(text string) Step { return s.line("-ERR ", text, StatusErr) }
 
 func (s *Session) line(indicator, text string, status Status) Step {
 	s.out = append(append(append(s.out, indicator...), text...), "\r\n"...)

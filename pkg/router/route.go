@@ -84,7 +84,7 @@ func (r *Router) admit(ctx context.Context, op string, what errand) error {
 
 // refused tells a user where to go.
 func refused(op string, home directory.Region, what errand) error {
-	text := fmt.Sprintf("This mailbox is served at %s, port %s", home.Hostname, plainPOP3Port)
+	text := fmt.Sprintf("%s, port %s", home.Hostname, plainPOP3Port) // where it is served: see the reason's words
 	if what == delivery {
 		text = fmt.Sprintf("Mail for this address is taken in region %s (%s) only", home.Name, home.Hostname)
 	}

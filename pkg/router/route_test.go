@@ -64,7 +64,7 @@ func TestRegionThatRefuses(t *testing.T) {
 		}
 	}
 	err := each(t.Context(), w, jane)["open"]()
-	if got, want := maildrop.TextOf(err), "This mailbox is served at je-pop.example.net, port 995"; got != want {
+	if got, want := maildrop.TextOf(err), "je-pop.example.net, port 995"; got != want {
 		t.Errorf("the user reads %q, want %q", got, want)
 	}
 	if n := w.services["gateway.je"].count(); n != len(administration) {

@@ -3,6 +3,7 @@ package rpc
 import (
 	"errors"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -54,11 +55,12 @@ func ToStatus(err error) error {
 		e = &maildrop.Error{Kind: maildrop.KindOf(err)}
 	}
 	return statusOf(e.Kind, &posternv1.Fault{
-		Kind:    uint32(e.Kind),
-		Reason:  clean(string(e.Reason), maxName),
-		Text:    clean(e.Text, maxText),
-		Primary: clean(string(e.Primary), maildrop.MaxAddress),
-		Cause:   clean(err.Error(), maxCause),
+		Kind:      uint32(e.Kind),
+		Reason:    clean(string(e.Reason), maxName),
+		Text:      clean(e.Text, maxText),
+		Primary:   clean(string(e.Primary), maildrop.MaxAddress),
+		Cause:     clean(err.Error(), maxCause),
+		WaitMilli: e.Wait.Milliseconds(),
 	})
 }
 
@@ -105,7 +107,7 @@ func errorOf(op string, f *posternv1.Fault) error {
 	}
 	return &maildrop.Error{
 		Op: op, Kind: kind, Reason: maildrop.Reason(f.GetReason()), Text: f.GetText(),
-		Primary: maildrop.Address(f.GetPrimary()), Err: errors.New(f.GetCause()),
+		Wait: max(0, time.Duration(f.GetWaitMilli())*time.Millisecond), Primary: maildrop.Address(f.GetPrimary()), Err: errors.New(f.GetCause()),
 	}
 }
 

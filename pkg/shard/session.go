@@ -80,7 +80,7 @@ func (s *Shard) admit(login maildrop.Login, r record, now time.Time) (maildrop.C
 		return 0, &maildrop.Error{Op: "shard.admit", Kind: maildrop.Denied, Reason: maildrop.ReasonCredentials}
 	}
 	if !policy.Permitted(account, login.Remote) {
-		return 0, &maildrop.Error{Op: "shard.admit", Kind: maildrop.Denied, Reason: maildrop.ReasonNetwork, Text: policy.TextNetwork}
+		return 0, &maildrop.Error{Op: "shard.admit", Kind: maildrop.Denied, Reason: maildrop.ReasonNetwork, Text: maildrop.ReasonNetwork.Words()}
 	}
 	decision := policy.Decide(account, domain, r.full(login.Address), now)
 	if decision.Class == maildrop.ClassNone {
@@ -172,14 +172,14 @@ func (d *drop) Check(ctx context.Context) error {
 	now := time.Now()
 	r, exists := d.shard.record(d.claims.address)
 	if !exists || r.credentials != d.claims.credentials {
-		return &maildrop.Error{Op: op, Kind: maildrop.Denied, Reason: maildrop.ReasonChanged, Text: textChanged}
+		return &maildrop.Error{Op: op, Kind: maildrop.Denied, Reason: maildrop.ReasonChanged, Text: maildrop.ReasonChanged.Words()}
 	}
 	domain, account, ok := d.shard.customer(d.claims.address, r)
 	if !ok {
-		return &maildrop.Error{Op: op, Kind: maildrop.Denied, Reason: maildrop.ReasonChanged, Text: textChanged}
+		return &maildrop.Error{Op: op, Kind: maildrop.Denied, Reason: maildrop.ReasonChanged, Text: maildrop.ReasonChanged.Words()}
 	}
 	if !policy.Permitted(account, d.claims.remote) {
-		return &maildrop.Error{Op: op, Kind: maildrop.Denied, Reason: maildrop.ReasonNetwork, Text: policy.TextNetwork}
+		return &maildrop.Error{Op: op, Kind: maildrop.Denied, Reason: maildrop.ReasonNetwork, Text: maildrop.ReasonNetwork.Words()}
 	}
 	if decision := policy.Decide(account, domain, r.full(d.claims.address), now); decision.Class == maildrop.ClassNone {
 		return &maildrop.Error{Op: op, Kind: maildrop.Denied, Reason: decision.Reason, Text: decision.Text}
@@ -187,8 +187,6 @@ func (d *drop) Check(ctx context.Context) error {
 	d.claims = d.claims.renewed(now)
 	return nil
 }
-
-const textChanged = "your login data has changed; log in again"
 
 // Remove removes messages of the snapshot: all of them, or none.
 func (d *drop) Remove(ctx context.Context, uids []maildrop.UID) error {

@@ -246,7 +246,7 @@ func failed(op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	e := &maildrop.Error{Op: op, Kind: maildrop.KindOf(err), Reason: maildrop.ReasonOf(err), Text: maildrop.TextOf(err), Err: err}
+	e := &maildrop.Error{Op: op, Kind: maildrop.KindOf(err), Reason: maildrop.ReasonOf(err), Text: maildrop.TextOf(err), Wait: maildrop.WaitOf(err), Err: err}
 	var inner *maildrop.Error
 	if errors.As(err, &inner) {
 		e.Primary = inner.Primary

@@ -1236,7 +1236,8 @@ type Fault struct {
 	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	Text          string                 `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
 	Primary       string                 `protobuf:"bytes,4,opt,name=primary,proto3" json:"primary,omitempty"`
-	Cause         string                 `protobuf:"bytes,5,opt,name=cause,proto3" json:"cause,omitempty"` // for the caller's log
+	Cause         string                 `protobuf:"bytes,5,opt,name=cause,proto3" json:"cause,omitempty"`                           // for the caller's log
+	WaitMilli     int64                  `protobuf:"varint,6,opt,name=wait_milli,json=waitMilli,proto3" json:"wait_milli,omitempty"` // how long a refusal lasts from then on
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1304,6 +1305,13 @@ func (x *Fault) GetCause() string {
 		return x.Cause
 	}
 	return ""
+}
+
+func (x *Fault) GetWaitMilli() int64 {
+	if x != nil {
+		return x.WaitMilli
+	}
+	return 0
 }
 
 var File_postern_v1_maildrop_proto protoreflect.FileDescriptor
@@ -1384,13 +1392,15 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\"\x17\n" +
 	"\x15RemoveAddressResponse\"0\n" +
 	"\x14ListAddressesRequest\x12\x18\n" +
-	"\aaccount\x18\x01 \x01(\tR\aaccount\"w\n" +
+	"\aaccount\x18\x01 \x01(\tR\aaccount\"\x96\x01\n" +
 	"\x05Fault\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04text\x18\x03 \x01(\tR\x04text\x12\x18\n" +
 	"\aprimary\x18\x04 \x01(\tR\aprimary\x12\x14\n" +
-	"\x05cause\x18\x05 \x01(\tR\x05cause2\xc0\x06\n" +
+	"\x05cause\x18\x05 \x01(\tR\x05cause\x12\x1d\n" +
+	"\n" +
+	"wait_milli\x18\x06 \x01(\x03R\twaitMilli2\xc0\x06\n" +
 	"\bMaildrop\x129\n" +
 	"\x04Open\x12\x17.postern.v1.OpenRequest\x1a\x18.postern.v1.OpenResponse\x126\n" +
 	"\x04List\x12\x17.postern.v1.ListRequest\x1a\x13.postern.v1.Listing0\x01\x12;\n" +

@@ -1,0 +1,85 @@
+package pop3
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/postern-pop/postern/pkg/maildrop"
+)
+
+// refusalForm is a reply with a response code (RFC 2449 section 8, RFC 3206): code,
+// words, and the reason that support can look up.
+var refusalForm = regexp.MustCompile(`^-ERR \[(AUTH|SYS/TEMP|SYS/PERM|LOGIN-DELAY)\] ([ -;=?-~]+) \(([a-z-]+)(?:, reference [A-Z0-9]+)?\)\r\n$`)
+
+// everyRefusal is each reply with a response code that a Session can make: of every
+// error of the back end, in every call, and those of its own.
+func everyRefusal() (replies []Step) {
+	say := func(verb string, made func(*Session) Step) {
+		s := NewProtocol("h", "r").Session(strings.Repeat("R", 64))
+		s.call = call{command: s.protocol.lookup([]byte(verb))}
+		if step := made(s); strings.HasPrefix(string(step.Reply), "-ERR [") {
+			replies = append(replies, step)
+		}
+	}
+	reasons := []maildrop.Reason{"", "of-a-later-version", "<b>\r\n"}
+	for _, m := range maildrop.Meanings() {
+		reasons = append(reasons, m.Reason)
+	}
+	for _, verb := range []string{"NOOP", "QUIT"} {
+		for op := OpOpen; op <= OpRemove; op++ {
+			for kind := maildrop.Internal; kind <= maildrop.Invalid; kind++ {
+				for _, reason := range reasons {
+					err := &maildrop.Error{Kind: kind, Reason: reason, Text: "caf\u00e9 <x>\r\n" + strings.Repeat("x", 600), Wait: 1 << 62}
+					say(verb, func(s *Session) Step { return s.trouble(op, err) })
+				}
+			}
+		}
+	}
+	say("PASS", (*Session).refused)
+	say("PASS", (*Session).Full)
+	say("PASS", (*Session).Restart)
+	return replies
+}
+
+// TestRefusals holds every refusal that can be sent against maildrop's table, and the
+// table against what can be sent.
+func TestRefusals(t *testing.T) {
+	seen := make(map[maildrop.Reason]bool)
+	for _, step := range everyRefusal() {
+		reply := string(step.Reply)
+		parts := refusalForm.FindStringSubmatch(reply)
+		if parts == nil || len(reply) > maxReply {
+			t.Fatalf("%d octets: %q", len(reply), reply)
+		}
+		m, known := maildrop.Reason(parts[3]).Meaning()
+		if !known || string(m.Response) != parts[1] || step.Reason != m.Reason {
+			t.Fatalf("%q: the table has %+v, the step %q", reply, m, step.Reason)
+		}
+		if temporary := m.Response == maildrop.ResponseTemp; temporary != (step.Status == StatusTemp) {
+			t.Errorf("%q: status %v", reply, step.Status)
+		}
+		seen[m.Reason] = true
+	}
+	for _, m := range maildrop.Meanings() {
+		if !seen[m.Reason] {
+			t.Errorf("%s is in the table, and nothing sends it", m.Reason)
+		}
+		if len(m.Words) > maildrop.MaxWords || m.Words != ascii(m.Words, maxReply) || m.User == "" || m.Operator == "" {
+			t.Errorf("%+v", m)
+		}
+	}
+}
+
+// TestWaiting: a user who comes back after the time that he was told is let in.
+func TestWaiting(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "1 s", time.Millisecond: "1 s", 40 * time.Second: "40 s", time.Minute: "60 s",
+		time.Minute + 1: "2 min", 15 * time.Minute: "15 min", 24 * time.Hour: "1440 min",
+	} {
+		if got := waiting(d); got != want {
+			t.Errorf("%v: %q, want %q", d, got, want)
+		}
+	}
+}
