@@ -115,8 +115,9 @@ func (l *demoLayout) processes(r *demoRegion, port func() config.HostPort) []*de
 	front := l.process(r, config.RoleFront, 1, port)
 	pair := filepath.Join(publicDir(l.dir), string(r.Name))
 	front.config.Front = &config.Front{
-		POP3S:   config.POP3S{Listen: r.pop3s, Cert: config.Path(pair + ".pem"), Key: config.Path(pair + ".key")},
-		Gateway: config.Gateway{Listen: r.Gateway},
+		Certificates: []config.Pair{{Cert: config.Path(pair + ".pem"), Key: config.Path(pair + ".key")}},
+		POP3S:        config.Listener{Listen: r.pop3s},
+		Gateway:      config.Gateway{Listen: r.Gateway},
 	}
 	all = append(all, intake, front)
 	seeds := make([]config.HostPort, len(all))

@@ -35,12 +35,12 @@ func front(ctx context.Context, p *run.Process, h *host, cfg *config.Process) er
 	if err := h.gateway(ctx, p, me, cfg, route); err != nil {
 		return err
 	}
-	certificate, err := shownTo(string(cfg.Front.POP3S.Cert), string(cfg.Front.POP3S.Key))
+	shown, err := certificates(ctx, p, cfg.Front.Certificates, cfg.Region.Hostname, me.log, me.metrics)
 	if err != nil {
 		return err
 	}
 	server, err := pop3.NewServer(pop3.Config{
-		Opener: route, TLS: pop3.TLSConfig(certificate), Region: string(cfg.Region.Name), Hostname: cfg.Region.Hostname,
+		Opener: route, TLS: pop3.TLSConfig(shown.Certificate), Region: string(cfg.Region.Name), Hostname: cfg.Region.Hostname,
 		MaxConnections: connectionsFor(maxSessions), Log: me.log, Registerer: me.metrics,
 	})
 	if err != nil {

@@ -63,10 +63,10 @@ func openHost(ctx context.Context, p *run.Process, cfg *config.Process, log *slo
 
 	h := &host{log: log, metrics: registry}
 	h.metricsOf = func(string) prometheus.Registerer { return h.metrics }
-	if h.global, err = etcdClient(p, "global etcd", cfg.Etcd.Global); err != nil {
+	if h.global, err = etcdClient(ctx, p, log, "global etcd", cfg.Etcd.Global); err != nil {
 		return nil, err
 	}
-	if h.regional, err = etcdClient(p, "regional etcd", cfg.Etcd.Regional); err != nil {
+	if h.regional, err = etcdClient(ctx, p, log, "regional etcd", cfg.Etcd.Regional); err != nil {
 		return nil, err
 	}
 	if h.view, err = directory.Open(ctx, h.global, log); err != nil {
@@ -87,7 +87,7 @@ func buildInfo() prometheus.Collector {
 }
 
 // etcdClient makes a client that connects when it is first used.
-func etcdClient(p *run.Process, name string, cfg config.Etcd) (*clientv3.Client, error) {
+func etcdClient(ctx context.Context, p *run.Process, log *slog.Logger, name string, cfg config.Etcd) (*clientv3.Client, error) {
 	reconnect := backoff.DefaultConfig
 	reconnect.MaxDelay = etcdReconnect
 	settings := clientv3.Config{
@@ -100,7 +100,7 @@ func etcdClient(p *run.Process, name string, cfg config.Etcd) (*clientv3.Client,
 	}
 	var err error
 	if cfg.TLS != nil {
-		if settings.TLS, err = etcdTLS(*cfg.TLS); err != nil {
+		if settings.TLS, err = etcdTLS(ctx, p, log, *cfg.TLS); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -114,19 +114,16 @@ func etcdClient(p *run.Process, name string, cfg config.Etcd) (*clientv3.Client,
 
 // etcdTLS shows our certificate and verifies the server's name: etcd isn't one
 // of ours and has no identity.
-func etcdTLS(files config.TLS) (*tls.Config, error) {
+func etcdTLS(ctx context.Context, p *run.Process, log *slog.Logger, files config.TLS) (*tls.Config, error) {
 	roots, err := readPool(string(files.CA))
 	if err != nil {
 		return nil, err
 	}
-	own := newCertificate(string(files.Cert), string(files.Key))
-	if _, err := own.current(); err != nil {
+	own, err := certificates(ctx, p, []config.Pair{{Cert: files.Cert, Key: files.Key}}, "", log, nil)
+	if err != nil {
 		return nil, err
 	}
-	return &tls.Config{
-		MinVersion: tls.VersionTLS12, RootCAs: roots,
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return own.current() },
-	}, nil
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, GetClientCertificate: own.Own}, nil
 }
 
 func readPool(file string) (*x509.CertPool, error) {

@@ -20,7 +20,7 @@ func intake(ctx context.Context, p *run.Process, h *host, cfg *config.Process) e
 	if err != nil {
 		return err
 	}
-	with, err := intakeTLS(cfg.Intake.LMTP)
+	with, err := intakeTLS(ctx, p, cfg, me)
 	if err != nil {
 		return err
 	}
@@ -41,16 +41,20 @@ func intake(ctx context.Context, p *run.Process, h *host, cfg *config.Process) e
 
 // intakeTLS is for STARTTLS; nil when no certificate is configured. A client
 // needn't show one, but one that it shows must be of the client CA.
-func intakeTLS(cfg config.LMTP) (*tls.Config, error) {
-	if cfg.Cert == "" {
+func intakeTLS(ctx context.Context, p *run.Process, cfg *config.Process, me *party) (*tls.Config, error) {
+	door := cfg.Intake.LMTP
+	if door.Cert == "" {
 		return nil, nil
 	}
-	certificate, err := shownTo(string(cfg.Cert), string(cfg.Key))
-	with := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate}
-	if err != nil || cfg.ClientCA == "" {
-		return with, err
+	shown, err := certificates(ctx, p, []config.Pair{{Cert: door.Cert, Key: door.Key}}, cfg.Region.Hostname, me.log, me.metrics)
+	if err != nil {
+		return nil, err
 	}
-	with.ClientCAs, err = readPool(string(cfg.ClientCA))
+	with := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: shown.Certificate}
+	if door.ClientCA == "" {
+		return with, nil
+	}
+	with.ClientCAs, err = readPool(string(door.ClientCA))
 	with.ClientAuth = tls.VerifyClientCertIfGiven
 	return with, err
 }

@@ -63,7 +63,7 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"version"}, 0, "postern "},
 		{[]string{"demo", "--help"}, 0, "--base-port"},
 		{[]string{"config", "check", good}, 0, "ok\n"},
-		{[]string{"config", "check", bad}, exitUsage, "front.pop4s: found an unknown key, expected one of pop3s, gateway"},
+		{[]string{"config", "check", bad}, exitUsage, "front.pop4s: found an unknown key, expected one of certificates, pop3s, pop3s_proxy, pop3, pop3_proxy, gateway"},
 		{[]string{"config", "check", bad}, exitUsage, "front.pop3s: found nothing"},
 		{[]string{"config", "check", filepath.Join(dir, "none.yaml")}, exitFailed, "no such file"},
 		{[]string{"front", "--config", bad}, exitUsage, bad + ":"},

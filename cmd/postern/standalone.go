@@ -115,8 +115,9 @@ func (c *standaloneCmd) roles(region config.Region) (mailboxes, intakes, fronts 
 	}
 	fronts = role(config.RoleFront, c.internal(4))
 	fronts.Front = &config.Front{
-		POP3S:   config.POP3S{Listen: config.HostPort(c.POP3S), Cert: cert, Key: key},
-		Gateway: config.Gateway{Listen: config.HostPort(c.Gateway)},
+		Certificates: []config.Pair{{Cert: cert, Key: key}},
+		POP3S:        config.Listener{Listen: config.HostPort(c.POP3S)},
+		Gateway:      config.Gateway{Listen: config.HostPort(c.Gateway)},
 	}
 	return mailboxes, intakes, fronts
 }

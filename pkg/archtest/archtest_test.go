@@ -41,6 +41,7 @@ var rooms = map[string]string{
 	"pkg/config":        "pkg/blob regions",
 	"pkg/run":           "",
 	"pkg/pki":           "pkg/rpc",
+	"pkg/certificate":   "",
 	"pkg/embedetcd":     "",
 	"proto/postern/v1":  "",
 	"regions":           "",

@@ -124,7 +124,7 @@ type Process struct {
 	Gossip Gossip `yaml:"gossip" want:"bind, key_file and seeds"`
 	HTTP   HTTP   `yaml:"http" want:"listen"`
 
-	Front   *Front   `yaml:"front,omitempty" want:"pop3s and gateway"`
+	Front   *Front   `yaml:"front,omitempty" want:"certificates, pop3s and gateway"`
 	Intake  *Intake  `yaml:"intake,omitempty" want:"lmtp and spool"`
 	Mailbox *Mailbox `yaml:"mailbox,omitempty" want:"grpc"`
 }
@@ -159,24 +159,6 @@ type Gossip struct {
 // HTTP is the port of metrics and health.
 type HTTP struct {
 	Listen HostPort `yaml:"listen" want:"host:port, such as 127.0.0.1:9260"`
-}
-
-// Front is the role that mail clients talk to.
-type Front struct {
-	POP3S   POP3S   `yaml:"pop3s" want:"listen, cert and key"`
-	Gateway Gateway `yaml:"gateway" want:"listen"`
-}
-
-// POP3S is the door for mail clients.
-type POP3S struct {
-	Listen HostPort `yaml:"listen" want:"host:port, such as :995"`
-	Cert   Path     `yaml:"cert" want:"the path of a PEM file"`
-	Key    Path     `yaml:"key" want:"the path of a PEM file"`
-}
-
-// Gateway is the door for other regions and operators.
-type Gateway struct {
-	Listen HostPort `yaml:"listen" want:"host:port, such as :9950"`
 }
 
 // Intake is the role that the provider's gateways deliver to.

@@ -36,7 +36,8 @@ gossip:
   key_file: gossip.key
 http: {listen: "127.0.0.1:9300"}
 front:
-  pop3s: {listen: ":9951", cert: pop.pem, key: pop.key}
+  pop3s: {listen: ":9951"}
+  certificates: [{cert: pop.pem, key: pop.key}]
   gateway: {listen: "127.0.0.1:9260"}
 `
 
@@ -116,7 +117,7 @@ func TestProblems(t *testing.T) {
 		},
 		"section of another role": {
 			front + intake,
-			`:26: intake: found a section, expected only the section of role front`,
+			`:27: intake: found a section, expected only the section of role front`,
 		},
 		"no section": {
 			swap("role: front", "role: mailbox"),
@@ -160,7 +161,7 @@ func TestProblems(t *testing.T) {
 		},
 		"syntax":          {"role: front\nname: [\n", `:2: found did not find expected node content, expected YAML`},
 		"empty":           {"# nothing\n", `:1: found an empty file, expected a mapping`},
-		"second document": {front + "---\nrole: front\n", `:25: found a second document, expected one document`},
+		"second document": {front + "---\nrole: front\n", `:26: found a second document, expected one document`},
 		"list as a file":  {"- a\n", `:1: found a list, expected a mapping: keys and values`},
 		"all at once": {
 			strings.NewReplacer("shards: 16", "shards: 16.5", "name: front-1", "name: Front_1", `":9951"`, "9951").Replace(front),
