@@ -64,7 +64,7 @@ func (a *audited) owns(address maildrop.Address, use func(*shard.Shard)) {
 	rules.PutDomain(policy.Domain{Name: "local.example", Account: "customer", Kind: policy.DomainLocal})
 	c := shard.Config{
 		Region: "eu", Number: address.Shard(a.region.Shards), Node: "eu-mailbox-1", Store: store, Rules: rules,
-		Verify: func(context.Context, maildrop.Address, string, string) error { return nil },
+		Verify: func(context.Context, maildrop.Login, string) error { return nil },
 	}
 	encrypt, err := seal(a.region.Storage.Encryption, noLog)
 	noError(a.t, err)
@@ -334,7 +334,7 @@ func agingShard(t *testing.T, store blob.Store) *shard.Shard {
 	rules.PutDomain(policy.Domain{Name: "local.example", Account: "customer", Kind: policy.DomainLocal})
 	s, err := shard.Open(context.Background(), shard.Config{
 		Region: "eu", Number: auditedUser.Shard(4), Node: "eu-mailbox-1", Store: store, Rules: rules, CacheBytes: -1,
-		Verify: func(context.Context, maildrop.Address, string, string) error { return nil },
+		Verify: func(context.Context, maildrop.Login, string) error { return nil },
 		Clock:  func() time.Duration { return time.Duration(time.Now().UnixNano()) },
 	}, 0)
 	noError(t, err)

@@ -267,10 +267,10 @@ func TestOperatorsDay(t *testing.T) {
 	password := regexp.MustCompile(`password: (\S+)\n`).FindStringSubmatch(out)[1]
 	verifier := auth.New(auth.Config{})
 	defer verifier.Close()
-	noError(t, verifier.Verify(t.Context(), "ann@acme.example", b.records.byName["ann@acme.example"].Hash, password))
+	noError(t, verifier.Verify(t.Context(), maildrop.Login{Address: "ann@acme.example", Password: password}, b.records.byName["ann@acme.example"].Hash))
 	_, err := b.run("se cret\r\n", "address", "set", "ann@acme.example", "--password-stdin", "--access", "deny")
 	noError(t, err)
-	noError(t, verifier.Verify(t.Context(), "ann@acme.example", b.records.byName["ann@acme.example"].Hash, "se cret"))
+	noError(t, verifier.Verify(t.Context(), maildrop.Login{Address: "ann@acme.example", Password: "se cret"}, b.records.byName["ann@acme.example"].Hash))
 	b.ok("an alias of ann@acme.example", "address add info@acme.example --alias-of ann@acme.example")
 	b.ok("ann@acme.example   deny    sales   -", "address list --account acme")
 	b.fails("exists already", "address add ann@acme.example")

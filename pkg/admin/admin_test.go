@@ -330,7 +330,7 @@ func TestAddresses(t *testing.T) {
 	}
 	verifier := auth.New(auth.Config{})
 	defer verifier.Close()
-	must(t, verifier.Verify(ctx, stored.Address, stored.Hash, secret))
+	must(t, verifier.Verify(ctx, maildrop.Login{Address: stored.Address, Password: secret}, stored.Hash))
 
 	for words, in := range map[string]*posternv1.AddAddressRequest{
 		"exists already":                   {Address: "ann@acme.example", Password: "x"},

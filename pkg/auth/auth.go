@@ -5,7 +5,8 @@
 //	               │ miss
 //	               ▼
 //	           flight: equal checks under way are one ──▶ queue ──▶ workers (64 MiB each)
-//	                                                       │ full: Busy
+//	                                                       │ a line for each source, in turns
+//	                                                       │ full: the longest line's latest is Busy
 //
 // # Contract
 //
@@ -13,6 +14,9 @@
 //     ReasonCredentials, after the same work.
 //   - Memory: at most Workers checks at once, each of at most 64 MiB whatever a
 //     stored hash asks for; at most Queue more wait; the rest is Busy at once.
+//   - A source (a client's address, of IPv6 the /48) waits for its own checks and
+//     for one of each other source's: nobody's login waits behind all of a
+//     guesser's. When the queue is full, who has most in it loses one.
 //   - A password that was right is known for ten minutes, for this very hash
 //     string: a changed credential never meets an old answer. Nothing is
 //     known of wrong ones.
@@ -39,11 +43,17 @@
 //   - 2026-11-23: equal concurrent checks share one run, also failing ones: a
 //     phone and a desktop at the same second, or a guesser's copies, cost 64 MiB
 //     once.
+//   - 2026-11-25: sources take turns. Refused: one line for all (250 wrong
+//     passwords at once held everybody's first login up for 15 s); a bound on what one
+//     source may have in the queue (a carrier's NAT would meet it while workers are
+//     idle); turns by mail address (a guesser tries many, and names them as he
+//     likes).
 package auth
 
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"runtime"
 	"sync"
 	"time"
@@ -74,9 +84,10 @@ type Verifier struct {
 	dummy   phc // what an unknown user's password is checked against
 	metrics *metrics
 	workers sync.WaitGroup
-	queue   chan *flight
 
 	mu      sync.Mutex
+	more    *sync.Cond // something came into the queue, or closed was set
+	queue   *queue
 	flights map[key]*flight
 	closed  bool
 }
@@ -84,6 +95,7 @@ type Verifier struct {
 // flight is one check that any number of callers wait for.
 type flight struct {
 	key      key
+	source   netip.Prefix
 	hash     phc
 	password string
 	dummy    bool          // the hash is nobody's: the answer is no, whatever comes out
@@ -108,17 +120,30 @@ func New(c Config) *Verifier {
 
 func newVerifier(c Config, dummy parameters) *Verifier {
 	c = c.withDefaults()
-	v := &Verifier{
-		cache:   newCache(c.Remembered, rememberFor),
-		dummy:   dummy.nobodys(),
-		queue:   make(chan *flight, c.Queue),
-		flights: make(map[key]*flight),
-	}
-	v.metrics = newMetrics(c.Registerer, func() float64 { return float64(len(v.queue)) })
+	v := idle(c, dummy)
+	v.metrics = newMetrics(c.Registerer, v.queued)
 	for range c.Workers {
 		v.workers.Go(v.work)
 	}
 	return v
+}
+
+// idle is a Verifier without workers.
+func idle(c Config, dummy parameters) *Verifier {
+	v := &Verifier{
+		cache:   newCache(c.Remembered, rememberFor),
+		dummy:   dummy.nobodys(),
+		queue:   newQueue(c.Queue),
+		flights: make(map[key]*flight),
+	}
+	v.more = sync.NewCond(&v.mu)
+	return v
+}
+
+func (v *Verifier) queued() float64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return float64(v.queue.count)
 }
 
 func (c Config) withDefaults() Config {
@@ -134,26 +159,26 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Verify returns nil when password is the one that hash was made of. hash ""
-// stands for a user who doesn't exist. Errors: Denied with ReasonCredentials;
+// Verify returns nil when the login's password is the one that hash was made of.
+// hash "" stands for a user who doesn't exist. Errors: Denied with ReasonCredentials;
 // Busy when too many checks wait already; Canceled when ctx ended first;
 // Internal for a hash that can't be read.
-func (v *Verifier) Verify(ctx context.Context, address maildrop.Address, hash, password string) error {
-	k := v.cache.key(address, hash, password)
+func (v *Verifier) Verify(ctx context.Context, login maildrop.Login, hash string) error {
+	k := v.cache.key(login.Address, hash, login.Password)
 	if hash != "" && v.cache.has(k, time.Now()) {
 		v.metrics.count(resultCached)
 		return nil
 	}
-	err := v.wait(ctx, k, hash, password)
+	err := v.wait(ctx, k, login, hash)
 	v.metrics.count(resultOf(err))
 	return err
 }
 
-func (v *Verifier) wait(ctx context.Context, k key, hash, password string) error {
+func (v *Verifier) wait(ctx context.Context, k key, login maildrop.Login, hash string) error {
 	if err := ctx.Err(); err != nil {
 		return canceled(err)
 	}
-	f, err := v.join(k, hash, password)
+	f, err := v.join(k, login, hash)
 	if err != nil {
 		return err
 	}
@@ -171,7 +196,7 @@ func canceled(err error) error {
 }
 
 // join finds the flight of an equal check, or queues a new one.
-func (v *Verifier) join(k key, hash, password string) (*flight, error) {
+func (v *Verifier) join(k key, login maildrop.Login, hash string) (*flight, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.closed {
@@ -181,18 +206,31 @@ func (v *Verifier) join(k key, hash, password string) (*flight, error) {
 		f.waiting++
 		return f, nil
 	}
-	f := v.flight(k, hash, password)
-	select {
-	case v.queue <- f:
-		v.flights[k] = f
-		return f, nil
-	default:
+	f := v.flight(k, login, hash)
+	switch dropped := v.queue.push(f); dropped {
+	case f:
 		return nil, errBusy
+	case nil:
+	default:
+		v.drop(dropped)
 	}
+	v.flights[k] = f
+	v.more.Signal()
+	return f, nil
 }
 
-func (v *Verifier) flight(k key, hash, password string) *flight {
-	f := &flight{key: k, password: password, refusal: errWrong, waiting: 1, done: make(chan struct{}), err: errNotDone}
+// drop tells those who wait for a check that was begun by nobody and won't be.
+func (v *Verifier) drop(f *flight) {
+	f.err = errBusy
+	if v.flights[f.key] == f {
+		delete(v.flights, f.key)
+	}
+	close(f.done)
+}
+
+func (v *Verifier) flight(k key, login maildrop.Login, hash string) *flight {
+	password := login.Password
+	f := &flight{key: k, source: sourceOf(login.Remote), password: password, refusal: errWrong, waiting: 1, done: make(chan struct{}), err: errNotDone}
 	var err error
 	if f.hash, err = parsePHC(hash); err != nil {
 		f.hash, f.dummy = v.dummy, true
@@ -213,7 +251,7 @@ func (v *Verifier) leave(f *flight) {
 }
 
 func (v *Verifier) work() {
-	for f := range v.queue {
+	for f := v.next(); f != nil; f = v.next() {
 		if v.begin(f) {
 			started := time.Now()
 			f.err = v.check(f)
@@ -221,6 +259,16 @@ func (v *Verifier) work() {
 		}
 		v.land(f)
 	}
+}
+
+// next waits for a check; nil: the Verifier is closed, and none is left.
+func (v *Verifier) next() *flight {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for v.queue.count == 0 && !v.closed {
+		v.more.Wait()
+	}
+	return v.queue.pop()
 }
 
 // begin reports whether the flight is still worth its 64 MiB.
@@ -255,10 +303,8 @@ func (v *Verifier) land(f *flight) {
 // Close ends the workers and waits for them. Checks that wait are Transient.
 func (v *Verifier) Close() {
 	v.mu.Lock()
-	if !v.closed {
-		v.closed = true
-		close(v.queue)
-	}
+	v.closed = true
 	v.mu.Unlock()
+	v.more.Broadcast()
 	v.workers.Wait()
 }

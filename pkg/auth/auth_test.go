@@ -7,7 +7,6 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -20,6 +19,10 @@ const anna maildrop.Address = "anna@example.com"
 
 // cheap parameters keep the tests quick; what they test does not depend on them.
 var cheap = parameters{memory: 64, time: 1, threads: 1, salt: 16, tag: 32}
+
+func login(address maildrop.Address, password string) maildrop.Login {
+	return maildrop.Login{Address: address, Password: password}
+}
 
 func verifier(t testing.TB, c Config) *Verifier {
 	t.Helper()
@@ -38,7 +41,7 @@ func wantDenied(t testing.TB, err error) {
 func TestVerify(t *testing.T) {
 	v := verifier(t, Config{})
 	hash := cheap.hash("correct horse").String()
-	if err := v.Verify(t.Context(), anna, hash, "correct horse"); err != nil {
+	if err := v.Verify(t.Context(), login(anna, "correct horse"), hash); err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct{ hash, password string }{
@@ -51,8 +54,8 @@ func TestVerify(t *testing.T) {
 		"a hash's own string": {hash, hash},
 	} {
 		t.Run(name, func(t *testing.T) {
-			wantDenied(t, v.Verify(t.Context(), anna, c.hash, c.password))
-			wantDenied(t, v.Verify(t.Context(), anna, c.hash, c.password))
+			wantDenied(t, v.Verify(t.Context(), login(anna, c.password), c.hash))
+			wantDenied(t, v.Verify(t.Context(), login(anna, c.password), c.hash))
 		})
 	}
 }
@@ -63,8 +66,8 @@ func TestLongPasswordIsNoPrefixMatch(t *testing.T) {
 	v := verifier(t, Config{})
 	longest := strings.Repeat("x", maxPassword)
 	hash := cheap.hash(longest).String()
-	wantDenied(t, v.Verify(t.Context(), anna, hash, longest+"x"))
-	if err := v.Verify(t.Context(), anna, hash, longest); err != nil {
+	wantDenied(t, v.Verify(t.Context(), login(anna, longest+"x"), hash))
+	if err := v.Verify(t.Context(), login(anna, longest), hash); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -85,8 +88,8 @@ func TestUnknownUserCostsWhatAWrongPasswordCosts(t *testing.T) {
 	if v.dummy.parameters != wrong.parameters {
 		t.Errorf("the dummy has %+v, a real hash %+v", v.dummy.parameters, wrong.parameters)
 	}
-	err1 := v.Verify(t.Context(), anna, hash, "guess")
-	err2 := v.Verify(t.Context(), "nobody@example.com", "", "guess")
+	err1 := v.Verify(t.Context(), login(anna, "guess"), hash)
+	err2 := v.Verify(t.Context(), login("nobody@example.com", "guess"), "")
 	wantDenied(t, err1)
 	if err1.Error() != err2.Error() {
 		t.Errorf("told apart: %v, %v", err1, err2)
@@ -95,7 +98,7 @@ func TestUnknownUserCostsWhatAWrongPasswordCosts(t *testing.T) {
 
 func TestUnreadableHashIsNoWrongPassword(t *testing.T) {
 	v := verifier(t, Config{})
-	err := v.Verify(t.Context(), anna, "$argon2id$v=19$m=99999999,t=3,p=4$c29tZXNhbHQ$c29tZXNhbHRzb21lc2FsdA", "x")
+	err := v.Verify(t.Context(), login(anna, "x"), "$argon2id$v=19$m=99999999,t=3,p=4$c29tZXNhbHQ$c29tZXNhbHRzb21lc2FsdA")
 	if maildrop.KindOf(err) != maildrop.Internal || strings.Contains(err.Error(), "c29t") {
 		t.Fatalf("got %v", err)
 	}
@@ -105,8 +108,7 @@ func TestUnreadableHashIsNoWrongPassword(t *testing.T) {
 // decides what is queued.
 func stuck(t *testing.T, queue int) (v *Verifier, release func()) {
 	t.Helper()
-	v = &Verifier{cache: newCache(10, time.Minute), dummy: cheap.nobodys(),
-		queue: make(chan *flight, queue), flights: map[key]*flight{}}
+	v = idle(Config{Queue: queue, Remembered: 10}, cheap)
 	release = sync.OnceFunc(func() { v.workers.Go(v.work) })
 	return v, release
 }
@@ -117,10 +119,10 @@ func TestQueueIsBounded(t *testing.T) {
 		defer v.Close()
 		var waiting sync.WaitGroup
 		for _, password := range []string{"one", "two"} {
-			waiting.Go(func() { wantDenied(t, v.Verify(t.Context(), anna, "", password)) })
+			waiting.Go(func() { wantDenied(t, v.Verify(t.Context(), login(anna, password), "")) })
 		}
 		synctest.Wait()
-		if err := v.Verify(t.Context(), anna, "", "three"); maildrop.KindOf(err) != maildrop.Busy {
+		if err := v.Verify(t.Context(), login(anna, "three"), ""); maildrop.KindOf(err) != maildrop.Busy {
 			t.Errorf("a third one waits: %v", err)
 		}
 		release()
@@ -136,7 +138,7 @@ func TestEqualChecksAreOne(t *testing.T) {
 		var waiting sync.WaitGroup
 		for range 50 { // the queue has one place
 			waiting.Go(func() {
-				if err := v.Verify(t.Context(), anna, hash, "secret"); err != nil {
+				if err := v.Verify(t.Context(), login(anna, "secret"), hash); err != nil {
 					t.Error(err)
 				}
 			})
@@ -154,9 +156,9 @@ func TestCallersMayLeave(t *testing.T) {
 		hash := cheap.hash("secret").String()
 		gone, leave := context.WithCancel(t.Context())
 		left, stayed := make(chan error, 1), make(chan error, 1)
-		go func() { left <- v.Verify(gone, anna, hash, "secret") }()
+		go func() { left <- v.Verify(gone, login(anna, "secret"), hash) }()
 		synctest.Wait()
-		go func() { stayed <- v.Verify(t.Context(), anna, hash, "secret") }()
+		go func() { stayed <- v.Verify(t.Context(), login(anna, "secret"), hash) }()
 		synctest.Wait()
 		leave()
 		if err := <-left; maildrop.KindOf(err) != maildrop.Canceled || !errors.Is(err, context.Canceled) {
@@ -166,7 +168,7 @@ func TestCallersMayLeave(t *testing.T) {
 		if err := <-stayed; err != nil {
 			t.Errorf("the one who stayed got %v", err)
 		}
-		if err := v.Verify(gone, "ben@example.com", hash, "secret"); maildrop.KindOf(err) != maildrop.Canceled {
+		if err := v.Verify(gone, login("ben@example.com", "secret"), hash); maildrop.KindOf(err) != maildrop.Canceled {
 			t.Errorf("an ended context got %v", err)
 		}
 	})
@@ -180,7 +182,7 @@ func TestAbandonedCheckIsSkipped(t *testing.T) {
 		defer v.Close()
 		hash := cheap.hash("secret").String()
 		gone, leave := context.WithCancel(t.Context())
-		go func() { _ = v.Verify(gone, anna, hash, "secret") }()
+		go func() { _ = v.Verify(gone, login(anna, "secret"), hash) }()
 		synctest.Wait()
 		leave()
 		synctest.Wait()
@@ -189,7 +191,7 @@ func TestAbandonedCheckIsSkipped(t *testing.T) {
 		if v.cache.count != 0 {
 			t.Error("it was done for nobody")
 		}
-		if err := v.Verify(t.Context(), anna, hash, "secret"); err != nil {
+		if err := v.Verify(t.Context(), login(anna, "secret"), hash); err != nil {
 			t.Error(err)
 		}
 	})
@@ -201,7 +203,7 @@ func TestAbandonedCheckIsNotJoined(t *testing.T) {
 	v, _ := stuck(t, 2)
 	hash := cheap.hash("secret").String()
 	k := v.cache.key(anna, hash, "secret")
-	f, err := v.join(k, hash, "secret")
+	f, err := v.join(k, login(anna, "secret"), hash)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +211,7 @@ func TestAbandonedCheckIsNotJoined(t *testing.T) {
 	if v.begin(f) {
 		t.Error("it is begun for nobody")
 	}
-	if again, err := v.join(k, hash, "secret"); again == f || err != nil {
+	if again, err := v.join(k, login(anna, "secret"), hash); again == f || err != nil {
 		t.Errorf("the dead check is joined, %v", err)
 	}
 	if f.err == nil {
@@ -221,12 +223,11 @@ func TestClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v, release := stuck(t, 1)
 		waits := make(chan error, 1)
-		go func() { waits <- v.Verify(t.Context(), anna, "", "x") }()
+		go func() { waits <- v.Verify(t.Context(), login(anna, "x"), "") }()
 		synctest.Wait()
 		closing := make(chan struct{})
 		v.mu.Lock() // Close's order: closed first, then the worker sees the queue
 		v.closed = true
-		close(v.queue)
 		v.mu.Unlock()
 		release()
 		go func() { v.Close(); close(closing) }()
@@ -234,7 +235,7 @@ func TestClose(t *testing.T) {
 			t.Errorf("a waiting check got %v", err)
 		}
 		<-closing
-		if err := v.Verify(t.Context(), anna, "", "x"); maildrop.KindOf(err) != maildrop.Transient {
+		if err := v.Verify(t.Context(), login(anna, "x"), ""); maildrop.KindOf(err) != maildrop.Transient {
 			t.Errorf("after Close: %v", err)
 		}
 		v.Close() // twice is fine
@@ -245,7 +246,7 @@ func BenchmarkVerifyRemembered(b *testing.B) {
 	v := verifier(b, Config{})
 	hash := cheap.hash("secret").String()
 	for b.Loop() {
-		if err := v.Verify(b.Context(), anna, hash, "secret"); err != nil {
+		if err := v.Verify(b.Context(), login(anna, "secret"), hash); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -255,6 +256,6 @@ func BenchmarkVerify(b *testing.B) {
 	v := New(Config{Workers: 1})
 	defer v.Close()
 	for b.Loop() {
-		_ = v.Verify(b.Context(), anna, "", "secret")
+		_ = v.Verify(b.Context(), login(anna, "secret"), "")
 	}
 }

@@ -27,7 +27,7 @@ func TestRightPasswordIsRememberedForTenMinutes(t *testing.T) {
 		} {
 			time.Sleep(c.wait)
 			before := checks(t, registry, c.want)
-			if err := v.Verify(t.Context(), anna, hash, "secret"); err != nil {
+			if err := v.Verify(t.Context(), login(anna, "secret"), hash); err != nil {
 				t.Fatal(err)
 			}
 			if got := checks(t, registry, c.want); got != before+1 {
@@ -41,8 +41,8 @@ func TestOnlySuccessIsRemembered(t *testing.T) {
 	v := verifier(t, Config{})
 	hash := cheap.hash("secret").String()
 	for range 3 {
-		wantDenied(t, v.Verify(t.Context(), anna, hash, "guess"))
-		wantDenied(t, v.Verify(t.Context(), anna, "", "guess"))
+		wantDenied(t, v.Verify(t.Context(), login(anna, "guess"), hash))
+		wantDenied(t, v.Verify(t.Context(), login(anna, "guess"), ""))
 	}
 	if v.cache.count != 0 {
 		t.Errorf("%d entries", v.cache.count)
@@ -53,11 +53,11 @@ func TestOnlySuccessIsRemembered(t *testing.T) {
 func TestChangedCredentialIsNeverRemembered(t *testing.T) {
 	v := verifier(t, Config{})
 	old, changed := cheap.hash("old").String(), cheap.hash("new").String()
-	if err := v.Verify(t.Context(), anna, old, "old"); err != nil {
+	if err := v.Verify(t.Context(), login(anna, "old"), old); err != nil {
 		t.Fatal(err)
 	}
-	wantDenied(t, v.Verify(t.Context(), anna, changed, "old"))
-	wantDenied(t, v.Verify(t.Context(), anna, "", "old"))
+	wantDenied(t, v.Verify(t.Context(), login(anna, "old"), changed))
+	wantDenied(t, v.Verify(t.Context(), login(anna, "old"), ""))
 	if v.cache.has(v.cache.key("ben@example.com", old, "old"), time.Now()) {
 		t.Error("another user's")
 	}
@@ -120,11 +120,11 @@ func TestMetrics(t *testing.T) {
 	defer v.Close()
 	hash := cheap.hash("secret").String()
 	for range 2 {
-		if err := v.Verify(t.Context(), anna, hash, "secret"); err != nil {
+		if err := v.Verify(t.Context(), login(anna, "secret"), hash); err != nil {
 			t.Fatal(err)
 		}
 	}
-	wantDenied(t, v.Verify(t.Context(), anna, hash, "guess"))
+	wantDenied(t, v.Verify(t.Context(), login(anna, "guess"), hash))
 	for _, result := range []string{resultCached, resultOK, resultWrong} {
 		if got := checks(t, registry, result); got != 1 {
 			t.Errorf("%s: %v", result, got)

@@ -77,7 +77,7 @@ func shardConfig(store blob.Store) shard.Config {
 	rules.PutDomain(policy.Domain{Name: "hosted.example", Account: "customer", Kind: policy.DomainHosted})
 	return shard.Config{
 		Region: "eu", Number: number, Node: "eu-mailbox-1", Store: store, Rules: rules, CacheBytes: -1,
-		Verify: func(context.Context, maildrop.Address, string, string) error { return nil },
+		Verify: func(context.Context, maildrop.Login, string) error { return nil },
 		Clock:  func() time.Duration { return time.Duration(time.Now().UnixNano()) },
 	}
 }

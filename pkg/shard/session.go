@@ -54,7 +54,7 @@ func (s *Shard) verify(ctx context.Context, login maildrop.Login) (record, error
 			hash = r.credential().hash()
 		}
 	}
-	if err := s.config.Verify(ctx, login.Address, hash, login.Password); err != nil {
+	if err := s.config.Verify(ctx, login, hash); err != nil {
 		return r, err
 	}
 	// The record may have changed meanwhile; what was verified must still stand.

@@ -102,9 +102,9 @@ func TestChangesDuringVerify(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var s *Shard
 			config := testConfig(blobtest.NewMemory())
-			config.Verify = func(ctx context.Context, address maildrop.Address, hash, password string) error {
+			config.Verify = func(ctx context.Context, login maildrop.Login, hash string) error {
 				ok(t, change(s))
-				return plain(ctx, address, hash, password)
+				return plain(ctx, login, hash)
 			}
 			s = open(t, config)
 			user(t, s, anna)
@@ -121,7 +121,7 @@ func TestChangesDuringVerify(t *testing.T) {
 func TestUnknownUsersAreVerifiedToo(t *testing.T) {
 	var asked []string
 	config := testConfig(blobtest.NewMemory())
-	config.Verify = func(_ context.Context, _ maildrop.Address, hash, _ string) error {
+	config.Verify = func(_ context.Context, _ maildrop.Login, hash string) error {
 		asked = append(asked, hash)
 		return nil // a verifier that is wrong about nobody must not open anything
 	}
@@ -140,7 +140,7 @@ func TestUnknownUsersAreVerifiedToo(t *testing.T) {
 
 func TestVerifyErrorsKeepTheirKind(t *testing.T) {
 	config := testConfig(blobtest.NewMemory())
-	config.Verify = func(context.Context, maildrop.Address, string, string) error {
+	config.Verify = func(context.Context, maildrop.Login, string) error {
 		return &maildrop.Error{Op: "auth.verify", Kind: maildrop.Busy}
 	}
 	s := open(t, config)

@@ -37,7 +37,7 @@ type Config struct {
 	Rules  policy.Rules
 	// Verify checks a password: see auth.Verifier. An empty hash stands for a user
 	// who doesn't exist and must take the same time.
-	Verify     func(ctx context.Context, address maildrop.Address, hash, password string) error
+	Verify     func(ctx context.Context, login maildrop.Login, hash string) error
 	Log        *slog.Logger // nil: none
 	Metrics    *Metrics     // nil: none
 	CacheBytes int64        // octets of bodies kept in memory; 0: 64 MiB, below 0: none

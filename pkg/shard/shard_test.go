@@ -21,11 +21,11 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // plain checks passwords that are their own hashes, without the work.
-func plain(ctx context.Context, _ maildrop.Address, hash, password string) error {
+func plain(ctx context.Context, login maildrop.Login, hash string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if hash == "" || hash != plainHash(password) {
+	if hash == "" || hash != plainHash(login.Password) {
 		return &maildrop.Error{Op: "plain", Kind: maildrop.Denied, Reason: maildrop.ReasonCredentials}
 	}
 	return nil

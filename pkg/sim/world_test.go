@@ -125,11 +125,11 @@ func newWorld(seed uint64) *world {
 }
 
 // verify checks passwords that are their own hashes, without the work.
-func verify(ctx context.Context, _ maildrop.Address, stored, password string) error {
+func verify(ctx context.Context, login maildrop.Login, stored string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if stored == "" || stored != "$argon2$"+password {
+	if stored == "" || stored != "$argon2$"+login.Password {
 		return &maildrop.Error{Op: "sim.verify", Kind: maildrop.Denied, Reason: maildrop.ReasonCredentials}
 	}
 	return nil
