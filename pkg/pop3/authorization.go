@@ -17,9 +17,12 @@ type mechanism struct {
 	respond func(*Session, []byte) Step
 }
 
-// capa: RFC 2449 section 5. Only EXPIRE differs between the states.
+// capa: RFC 2449 section 5. With TLS only EXPIRE differs between the states.
 func (s *Session) capa(call) Step {
-	if s.state == Authorization {
+	switch s.state {
+	case Cleartext:
+		return s.done(s.protocol.clear, StatusOK)
+	case Authorization:
 		return s.done(s.protocol.before, StatusOK)
 	}
 	return s.done(s.protocol.capabilities(s.expire()), StatusOK)

@@ -72,9 +72,40 @@ func pipe(t testing.TB, s *Server) *client {
 	return c
 }
 
+// pipeCleartext is pipe without TLS.
+func pipeCleartext(t testing.TB, s *Server) *client {
+	t.Helper()
+	near, far := net.Pipe()
+	s.admitCleartext(far)
+	raw := &stream{Conn: near}
+	return &client{t: t, raw: raw, lines: bufio.NewReader(raw)}
+}
+
+// top is what the client talks POP3 on.
+func (c *client) top() net.Conn {
+	if c.Conn == nil {
+		return c.raw
+	}
+	return c.Conn
+}
+
+// secure makes TLS of a connection that began without.
+func (c *client) secure(config *tls.Config) {
+	c.t.Helper()
+	if n := c.lines.Buffered(); n > 0 {
+		c.t.Fatalf("%d octets came before TLS", n)
+	}
+	config.InsecureSkipVerify = true
+	c.Conn = tls.Client(c.raw, config)
+	c.lines = bufio.NewReader(c.Conn)
+	if err := c.Handshake(); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 func (c *client) say(text string) {
 	c.t.Helper()
-	if _, err := io.WriteString(c.Conn, text); err != nil {
+	if _, err := io.WriteString(c.top(), text); err != nil {
 		c.t.Fatalf("say %q: %v", text, err)
 	}
 }
@@ -92,7 +123,7 @@ func (c *client) expect(patterns ...string) {
 // expectEnd expects a proper end of TLS, and nothing before it.
 func (c *client) expectEnd() {
 	c.t.Helper()
-	if rest, err := io.ReadAll(c.lines); err != nil || len(rest) > 0 || c.raw.fin {
+	if rest, err := io.ReadAll(c.lines); err != nil || len(rest) > 0 || c.Conn != nil && c.raw.fin {
 		c.t.Fatalf("got %q, %v; want the end", rest, err)
 	}
 }

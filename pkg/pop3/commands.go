@@ -16,6 +16,7 @@ type Protocol struct {
 	other      *command // what isn't in the table
 	greeting   []byte
 	before     []byte // CAPA's reply in AUTHORIZATION; the one in TRANSACTION differs in EXPIRE
+	clear      []byte // CAPA's reply before TLS
 }
 
 // arguments is the form of a command's arguments.
@@ -56,7 +57,8 @@ func NewProtocol(hostname, region string) *Protocol {
 	p := &Protocol{
 		other: &command{verb: "OTHER", states: anyState},
 		commands: []command{
-			{verb: "CAPA", args: noArguments, states: anyState, run: (*Session).capa},
+			{verb: "CAPA", args: noArguments, states: anyState | Cleartext, run: (*Session).capa},
+			{verb: "STLS", args: noArguments, states: Cleartext, capa: "STLS", run: (*Session).stls},
 			{verb: "USER", args: freeText, states: Authorization, capa: "USER", run: (*Session).user},
 			{verb: "PASS", args: exactText, states: Authorization, run: (*Session).pass},
 			{verb: "AUTH", args: freeText, states: Authorization, capa: "SASL", run: (*Session).auth},
@@ -68,7 +70,7 @@ func NewProtocol(hostname, region string) *Protocol {
 			{verb: "DELE", args: oneMessage, states: Transaction, run: (*Session).dele},
 			{verb: "RSET", args: noArguments, states: Transaction, run: (*Session).rset},
 			{verb: "NOOP", args: noArguments, states: Transaction, run: (*Session).noop},
-			{verb: "QUIT", args: noArguments, states: anyState, run: (*Session).quit},
+			{verb: "QUIT", args: noArguments, states: anyState | Cleartext, run: (*Session).quit},
 		},
 		mechanisms: []mechanism{
 			{name: "PLAIN", respond: (*Session).plain}, // RFC 4616
@@ -79,6 +81,7 @@ func NewProtocol(hostname, region string) *Protocol {
 	}
 	p.greeting = []byte("+OK " + ascii(hostname, 200) + " Postern POP3 ready, region " + ascii(region, 60) + "\r\n")
 	p.before = p.capabilities(strconv.Itoa(maildrop.ClassContinuity.Days()) + " USER")
+	p.clear = p.cleartextCapabilities()
 	return p
 }
 
@@ -104,7 +107,7 @@ func (p *Protocol) capabilities(expire string) []byte {
 	b := []byte("+OK capabilities follow\r\n")
 	for i := range p.commands {
 		c := &p.commands[i]
-		if c.capa == "" {
+		if c.capa == "" || c.states == Cleartext {
 			continue
 		}
 		b = append(b, c.capa...)
@@ -169,10 +172,7 @@ func (s *Session) command(line []byte) Step {
 	}
 	s.call.command = c
 	if c.states&s.state == 0 {
-		if s.state == Authorization {
-			return s.err("please log in first")
-		}
-		return s.err("not possible after login")
+		return s.misplaced(c)
 	}
 	if complaint := s.arguments(&s.call, rest); complaint != "" {
 		return s.err(complaint)
@@ -187,6 +187,19 @@ func (s *Session) command(line []byte) Step {
 // leaving reports whether the command under way is a QUIT that removes nothing.
 func (s *Session) leaving() bool {
 	return s.call.command.verb == "QUIT" && s.marks.count == 0
+}
+
+// misplaced refuses a command that isn't for the state.
+func (s *Session) misplaced(c *command) Step {
+	switch {
+	case s.state == Cleartext: // RFC 8314 section 3.3
+		return s.err("send STLS first: nothing else is possible without TLS")
+	case c.states == Cleartext: // RFC 2595 section 4
+		return s.err("TLS is on already")
+	case s.state == Authorization:
+		return s.err("please log in first")
+	}
+	return s.err("not possible after login")
 }
 
 // checkedNow goes on with the command under way unless the user's access has ended.

@@ -43,7 +43,8 @@ type conn struct {
 	server  *Server
 	raw     net.Conn  // TCP
 	below   *stream   // the same, as TLS reads it
-	tls     *tls.Conn // on it
+	tls     *tls.Conn // on it; nil: not yet
+	clear   bool      // it began without TLS
 	id      string
 	remote  netip.Addr
 	started time.Time
@@ -66,8 +67,8 @@ func (c *conn) serve(ctx context.Context) {
 	defer c.raw.Close()
 	c.enterPhase(phaseTLS)
 	defer c.enterPhase("")
-	if err := c.handshake(ctx); err != nil {
-		c.server.log.Debug("no TLS", "session", c.id, "remote", c.raw.RemoteAddr().String(), "err", err)
+	c.below = &stream{Conn: c.raw}
+	if !c.clear && c.handshake(ctx) != nil {
 		return
 	}
 	c.begin()
@@ -88,11 +89,16 @@ func (c *conn) enterPhase(phase string) {
 
 // begin makes what a session needs.
 func (c *conn) begin() {
-	c.enterPhase(phaseAuthorization)
-	c.out = &output{conn: c.tls, pool: &c.server.records, renew: func() { c.setWrite(time.Now().Add(c.server.config.Idle)) }}
-	c.in = &input{conn: c.tls, below: c.below, before: c.beforeRead, interrupt: c.interrupt}
+	c.session = c.server.protocol.Cleartext(c.id)
+	conn := net.Conn(c.below)
+	if c.tls != nil {
+		c.enterPhase(phaseAuthorization)
+		c.session = c.server.protocol.Session(c.id)
+		conn = c.tls
+	}
+	c.out = &output{conn: conn, pool: &c.server.records, renew: func() { c.setWrite(time.Now().Add(c.server.config.Idle)) }}
+	c.in = &input{conn: conn, below: c.below, before: c.beforeRead, interrupt: c.interrupt}
 	c.lines = wire.NewReader(c.in, lineBuffer)
-	c.session = c.server.protocol.Session(c.id)
 }
 
 // talk alternates between the client and the Session until one of them ends.
@@ -141,10 +147,10 @@ func (c *conn) beforeRead() error {
 }
 
 func (c *conn) limit() time.Duration {
-	if c.session.State() == Authorization {
-		return c.server.config.PreLogin
+	if c.session.State() == Transaction {
+		return c.server.config.Idle
 	}
-	return c.server.config.Idle
+	return c.server.config.PreLogin
 }
 
 // perform sends a step's reply and makes its calls, up to where the next line is
@@ -173,8 +179,11 @@ func (c *conn) perform(ctx context.Context, step Step) End {
 // execute makes one call. It is cancelled when the client hangs up or the server
 // ends, but for the calls of a QUIT.
 func (c *conn) execute(ctx context.Context, r Request) (result Result) {
-	if r.Op == OpMore {
+	switch r.Op {
+	case OpMore:
 		return Result{}
+	case OpTLS:
+		return c.upgrade(ctx, r)
 	}
 	if r.Leaving {
 		ctx = c.server.hard
@@ -291,7 +300,9 @@ func (c *conn) leave(end End) {
 		abort(c.raw)
 		return
 	}
-	_ = c.tls.CloseWrite() // whoever is gone needs no close_notify
+	if c.tls != nil {
+		_ = c.tls.CloseWrite() // whoever is gone needs no close_notify
+	}
 	if end == EndQuit && c.lines.Buffered() == 0 || end == endClient || end == endIdle {
 		return
 	}
@@ -303,7 +314,7 @@ func (c *conn) leave(end End) {
 
 // abort ends the connection such that the client sees it broken, not ended.
 func abort(raw net.Conn) {
-	if t, ok := raw.(*net.TCPConn); ok {
+	if t, ok := raw.(interface{ SetLinger(seconds int) error }); ok {
 		_ = t.SetLinger(0) // it fails only when the connection is gone
 	}
 	raw.Close()

@@ -2,6 +2,7 @@ package pop3
 
 import (
 	"bytes"
+	"crypto/tls"
 	"io"
 	"net"
 	"slices"
@@ -18,7 +19,7 @@ func TestScriptsOverTLS(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBox(s.drop)
 				server := testServer(t, b, nil)
-				c := pipe(t, server)
+				c := s.connect(t, server)
 				for i, step := range s.steps {
 					c.step(t, b, step, i > 0 && s.steps[i-1].verb == "C")
 				}
@@ -35,7 +36,7 @@ func TestScriptsOverTLS(t *testing.T) {
 func (c *client) step(t *testing.T, b *box, step scriptStep, said bool) {
 	switch step.verb {
 	case "C":
-		if _, err := io.WriteString(c.Conn, step.text+"\r\n"); err != nil {
+		if _, err := io.WriteString(c.top(), step.text+"\r\n"); err != nil {
 			t.Logf("line %d: %v", step.line, err) // after the end
 		}
 	case "S":
@@ -45,8 +46,10 @@ func (c *client) step(t *testing.T, b *box, step scriptStep, said bool) {
 		time.Sleep(pause)
 	case "fault":
 		b.fault(step.text)
+	case "tls":
+		c.secure(&tls.Config{})
 	case "cut":
-		c.Conn.Close()
+		c.top().Close()
 		synctest.Wait()
 	case "end":
 		if !said {
@@ -56,6 +59,14 @@ func (c *client) step(t *testing.T, b *box, step scriptStep, said bool) {
 		synctest.Wait()
 		b.check(t, step)
 	}
+}
+
+// connect is a client of a script.
+func (s script) connect(t *testing.T, server *Server) *client {
+	if s.clear {
+		return pipeCleartext(t, server)
+	}
+	return pipe(t, server)
 }
 
 // TestScriptsPipelined sends whole conversations at once, and octet by octet, each
@@ -79,11 +90,11 @@ func TestScriptsPipelined(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					b := newBox(s.drop)
 					server := testServer(t, b, nil)
-					c := pipe(t, server)
+					c := s.connect(t, server)
 					go func() {
 						for text := []byte(strings.Join(said, "")); len(text) > 0; {
 							n := min(size, len(text))
-							if _, err := c.Write(text[:n]); err != nil {
+							if _, err := c.top().Write(text[:n]); err != nil {
 								return // the server has closed
 							}
 							text = text[n:]

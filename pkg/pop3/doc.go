@@ -1,5 +1,6 @@
 // Package pop3 hands out mail by POP3 (RFC 1939, 2449, 3206, 5034) over TLS
-// (RFC 8314). It promises: a message is removed only by a QUIT that came whole in
+// (RFC 8314), from the first octet or by STLS (RFC 2595). It promises: no password is
+// taken without TLS, and nothing that was sent without it counts with it; a message is removed only by a QUIT that came whole in
 // TRANSACTION state, all marked messages or none, and QUIT is answered +OK only
 // after the back end said that the removal is durable; message numbers, sizes and
 // unique-ids stay as they are from login to the end of the session; a multi-line
@@ -18,9 +19,10 @@
 //	                  ▼
 //	     maildrop.Opener, maildrop.Drop
 //
-//	                  connection, TLS handshake
-//	                           │ greeting
-//	                           ▼
+//	                  connection, TLS handshake     or   connection
+//	                           │ greeting                 │ greeting
+//	                           ▼                          ▼
+//	                           │◀── TLS handshake ── CLEARTEXT: CAPA STLS QUIT
 //	  ┌──────────────── AUTHORIZATION ◀─┐ refused (3 refused credentials: closed)
 //	  │ QUIT              │    └────────┘
 //	  │        USER+PASS, AUTH ── Open
@@ -45,6 +47,12 @@
 //
 // # Decisions
 //
+//   - 2026-11-25: the state before STLS is one of its own, so that the table of commands
+//     says what is possible without TLS. Octets behind STLS end the connection, before
+//     TLS. Refused: to drop them and go on; a client that sends them is broken or isn't
+//     alone, and either is better found at once.
+//   - 2026-11-25: a session in which the client sent nothing and left is logged at debug
+//     level: balancers look every few seconds whether we are there.
 //   - 2026-11-23: the listing is fetched at the first command that needs unique-ids
 //     or single sizes. LIST n and UIDL n of a number that doesn't exist, STAT, and
 //     DELE don't. Refused: with the login; a poll that finds nothing new asks STAT

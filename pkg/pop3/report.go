@@ -16,7 +16,11 @@ func (c *conn) report(end End) {
 	m.sent.Add(float64(c.out.octets))
 	tally, info := c.session.Tally(), c.session.Info()
 	m.deleted.Add(float64(tally.Removed))
-	if !c.server.log.Enabled(context.Background(), slog.LevelInfo) {
+	level := slog.LevelInfo
+	if end == endClient && c.in.octets == 0 {
+		level = slog.LevelDebug // a balancer that looks whether we are there, every few seconds
+	}
+	if !c.server.log.Enabled(context.Background(), level) {
 		return
 	}
 	attrs := []slog.Attr{
@@ -30,7 +34,7 @@ func (c *conn) report(end End) {
 	if c.tls != nil {
 		state := c.tls.ConnectionState()
 		attrs = append(attrs, slog.String("tls", tls.VersionName(state.Version)),
-			slog.String("cipher", tls.CipherSuiteName(state.CipherSuite)), slog.Bool("resumed", state.DidResume))
+			slog.String("cipher", tls.CipherSuiteName(state.CipherSuite)), slog.Bool("resumed", state.DidResume), slog.Bool("stls", c.clear))
 	}
 	if c.drop != nil {
 		attrs = append(attrs, slog.String("user", string(info.Address)), slog.String("mechanism", c.session.Mechanism()),
@@ -41,5 +45,5 @@ func (c *conn) report(end End) {
 			attrs = append(attrs, slog.String("uids", strconv.FormatUint(before, 16)+"->"+strconv.FormatUint(after, 16)))
 		}
 	}
-	c.server.log.LogAttrs(context.Background(), slog.LevelInfo, "session", attrs...)
+	c.server.log.LogAttrs(context.Background(), level, "session", attrs...)
 }

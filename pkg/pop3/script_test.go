@@ -19,6 +19,7 @@ import (
 type script struct {
 	name  string
 	drop  string // which maildrop
+	clear bool   // it begins without TLS
 	steps []scriptStep
 }
 
@@ -47,7 +48,8 @@ func scripts(t testing.TB) (all []script) {
 			switch {
 			case strings.HasPrefix(line, "== "): // a new conversation
 				name, drop, _ := strings.Cut(line[3:], " @")
-				all = append(all, script{name: base + "/" + name, drop: drop})
+				drop, clear := strings.CutSuffix(drop, " in the clear")
+				all = append(all, script{name: base + "/" + name, drop: drop, clear: clear})
 			case line == "", strings.HasPrefix(line, "#"):
 			default:
 				s := &all[len(all)-1]
@@ -69,7 +71,7 @@ func parseStep(t testing.TB, file string, number int, line string) scriptStep {
 		}
 		verb, text = "C", unquoted
 	}
-	if !slices.Contains([]string{"C", "S", "wait", "fault", "cut", "removed", "calls", "end"}, verb) {
+	if !slices.Contains([]string{"C", "S", "tls", "wait", "fault", "cut", "removed", "calls", "end"}, verb) {
 		t.Fatalf("%s:%d: %q is no step", file, number, verb)
 	}
 	return scriptStep{line: number, verb: verb, text: text}
@@ -80,7 +82,7 @@ func (s script) pure() bool {
 	talk := true
 	for _, step := range s.steps {
 		switch step.verb {
-		case "wait", "fault", "cut":
+		case "wait", "fault", "cut", "tls":
 			talk = false
 		}
 	}
@@ -146,6 +148,17 @@ func newDriver(b *box) *driver {
 	return d
 }
 
+// begin starts a script's session.
+func (s script) begin(b *box) *driver {
+	d := newDriver(b)
+	if s.clear {
+		d.sent.Reset()
+		d.session = d.session.protocol.Cleartext("ABC123")
+		d.perform(d.session.Greet())
+	}
+	return d
+}
+
 func (d *driver) line(text []byte) {
 	if len(text)+2 > d.session.MaxLine() {
 		d.perform(d.session.Overlong(d.now))
@@ -181,6 +194,8 @@ func (d *driver) execute(r Request) (result Result) {
 		result.Entries, result.Err = d.drop.List(ctx)
 	case OpRemove:
 		result.Err = d.drop.Remove(ctx, r.UIDs)
+	case OpTLS:
+		d.sent.Write(r.Preface)
 	case OpRead:
 		var b bytes.Buffer
 		top := wire.NewTop(&b, r.Lines)
@@ -202,7 +217,7 @@ func TestScripts(t *testing.T) {
 	for _, s := range scripts(t) {
 		t.Run(s.name, func(t *testing.T) {
 			b := newBox(s.drop)
-			d := newDriver(b)
+			d := s.begin(b)
 			for _, step := range s.steps {
 				if step.verb != "S" && step.verb != "end" && d.sent.Len() > 0 {
 					t.Fatalf("line %d: the server said too much: %q", step.line, d.sent.String())
@@ -238,7 +253,7 @@ func (d *driver) step(t *testing.T, step scriptStep) {
 		d.now = d.now.Add(pause)
 	case "fault":
 		d.box.fault(step.text)
-	case "cut":
+	case "cut", "tls":
 	case "end":
 		if string(d.end) != step.text {
 			t.Fatalf("line %d: end %q, want %q", step.line, d.end, step.text)

@@ -74,7 +74,7 @@ func (c *Config) Validate() error {
 	return nil
 }
 
-// Server serves POP3S.
+// Server serves POP3S, and POP3 with STLS.
 type Server struct {
 	config   Config
 	protocol *Protocol
@@ -115,9 +115,16 @@ func NewServer(config Config) (*Server, error) {
 	return s, nil
 }
 
-// Serve accepts connections until Shutdown, then returns nil. It may be called for
-// several listeners at a time, and closes its own.
-func (s *Server) Serve(l net.Listener) error {
+// Serve accepts connections, TLS from the first octet (RFC 8314 section 3.3), until
+// Shutdown, then returns nil. It may be called for several listeners at a time, and
+// closes its own.
+func (s *Server) Serve(l net.Listener) error { return s.accept(l, s.admit) }
+
+// ServeCleartext is Serve for connections that begin without TLS and go on by STLS
+// (RFC 2595 section 4).
+func (s *Server) ServeCleartext(l net.Listener) error { return s.accept(l, s.admitCleartext) }
+
+func (s *Server) accept(l net.Listener, admit func(net.Conn)) error {
 	defer l.Close()
 	if !s.listen(l) {
 		return nil
@@ -126,7 +133,7 @@ func (s *Server) Serve(l net.Listener) error {
 		raw, err := l.Accept()
 		switch {
 		case err == nil:
-			s.admit(raw)
+			admit(raw)
 		case s.isClosed():
 			return nil
 		case errors.Is(err, net.ErrClosed):
@@ -156,10 +163,13 @@ func (s *Server) isClosed() bool {
 	return s.closed
 }
 
-// admit starts a connection's goroutine, if there is room.
-func (s *Server) admit(raw net.Conn) {
+func (s *Server) admit(raw net.Conn)          { s.start(raw, false) }
+func (s *Server) admitCleartext(raw net.Conn) { s.start(raw, true) }
+
+// start starts a connection's goroutine, if there is room.
+func (s *Server) start(raw net.Conn, cleartext bool) {
 	ctx, cancel := context.WithCancel(s.hard)
-	c := &conn{server: s, raw: raw, id: sessionID(), remote: addressOf(raw), started: time.Now()}
+	c := &conn{server: s, raw: raw, clear: cleartext, id: sessionID(), remote: addressOf(raw), started: time.Now()}
 	c.halting.conn, c.halting.cancel = raw, cancel
 	result := s.add(c)
 	s.metrics.connections.WithLabelValues(result).Inc()

@@ -39,6 +39,7 @@ const (
 	Transaction
 	Update
 	Ended
+	Cleartext // before AUTHORIZATION, where TLS doesn't come first (RFC 2595 section 4)
 )
 
 // Op is what a Session asks of its driver.
@@ -52,9 +53,10 @@ const (
 	OpList      // Drop.List; Result.Entries
 	OpRead      // Drop.Read of UID, cut as TOP does after Lines if not Whole; Result.Begun
 	OpRemove    // Drop.Remove of UIDs
+	OpTLS       // send Preface, then the TLS handshake; ErrTrailing, with nothing sent, if more than STLS has come
 )
 
-var opNames = [...]string{OpNone: "none", OpMore: "more", OpOpen: "open", OpCheck: "check", OpList: "list", OpRead: "read", OpRemove: "remove"}
+var opNames = [...]string{OpNone: "none", OpMore: "more", OpOpen: "open", OpCheck: "check", OpList: "list", OpRead: "read", OpRemove: "remove", OpTLS: "tls"}
 
 // String is the operation's name in logs.
 func (o Op) String() string { return opNames[o] }
@@ -67,7 +69,7 @@ type Request struct {
 	UID      maildrop.UID     // OpRead
 	Whole    bool             // OpRead: RETR
 	Lines    uint64           // OpRead: lines of the body, for TOP
-	Preface  []byte           // OpRead: goes to the client before the first octet of the message, and only with one
+	Preface  []byte           // OpTLS; OpRead: goes to the client before the first octet of the message, and only with one
 	UIDs     []maildrop.UID   // OpRemove
 	Leaving  bool             // the call is part of a QUIT: it goes on though the client has gone
 }
@@ -114,6 +116,8 @@ const (
 	EndBackend  End = "backend_lost" // in the middle of a message
 	EndRestart  End = "drained"
 	EndFull     End = "full"
+	EndTLS      End = "tls_failed" // after STLS
+	EndTrailing End = "stls_trailing"
 	EndBadOrder End = "bad_order" // the driver broke the rules
 )
 
@@ -144,6 +148,7 @@ type Session struct {
 
 	// AUTHORIZATION
 	lines     int
+	before    int // of lines, those before TLS
 	failed    int
 	name      string     // USER's argument
 	exchange  *mechanism // waits for a response to its challenge
@@ -266,6 +271,8 @@ func (s *Session) Result(now time.Time, r Result) Step {
 		return s.read(r)
 	case OpRemove:
 		return s.removed(r.Err)
+	case OpTLS:
+		return s.secured(r.Err)
 	}
 	return s.end(Step{}, EndBadOrder)
 }
@@ -282,13 +289,13 @@ func (s *Session) begin(now time.Time) {
 
 // stranger bounds what someone may send who hasn't logged in.
 func (s *Session) stranger(line []byte) (Step, bool) {
-	if s.state != Authorization {
+	if s.state&(Cleartext|Authorization) == 0 {
 		return Step{}, false
 	}
 	s.lines++
 	s.call = call{command: s.protocol.other}
 	switch {
-	case s.lines == 1 && isHTTP(line):
+	case s.lines == s.before+1 && isHTTP(line):
 		return s.end(s.err("this is a POP3 server"), EndHTTP), true
 	case s.lines > maxLinesBeforeLogin:
 		return s.end(s.err("too many commands before login"), EndFlood), true

@@ -41,10 +41,10 @@ func (c *conn) handshake(ctx context.Context) error {
 	began := time.Now()
 	c.setRead(began.Add(handshakeTimeout))
 	c.setWrite(began.Add(handshakeTimeout))
-	c.below = &stream{Conn: c.raw}
 	t := tls.Server(c.below, c.server.config.TLS)
 	if err := t.HandshakeContext(ctx); err != nil {
 		c.server.metrics.handshakeFailed(err)
+		c.server.log.Debug("no TLS", "session", c.id, "remote", c.raw.RemoteAddr().String(), "err", err)
 		return err
 	}
 	state := t.ConnectionState()

@@ -142,7 +142,7 @@ func (s *Session) noop(call) Step { return s.ok("still here") }
 // quit: RFC 1939 sections 4 to 6. The only way into UPDATE.
 func (s *Session) quit(call) Step {
 	switch {
-	case s.state == Authorization:
+	case s.state != Transaction:
 		return s.end(s.ok("goodbye"), EndQuit)
 	case s.marks.count == 0:
 		return s.end(s.ok("goodbye, nothing was removed"), EndQuit)
