@@ -60,7 +60,7 @@ func (s *Server) newRecord(ctx context.Context, in *posternv1.AddAddressRequest)
 	if record.Groups, err = parseGroups(in.GetGroups()); err != nil {
 		return record, err
 	}
-	record.Hash, err = s.hash(ctx, in.GetPassword())
+	err = s.secure(ctx, &record, in.GetPassword())
 	return record, err
 }
 
@@ -142,7 +142,7 @@ func (s *Server) editRecord(ctx context.Context, record *maildrop.AddressRecord,
 		return refused("admin.address.set", fmt.Sprintf("%s is an alias and has nothing of its own to set: set its primary address, %s",
 			record.Address, record.Primary))
 	}
-	record.Hash = "" // keeps the one that is there
+	record.Hash, record.Scram = "", "" // keeps those that are there
 	if in.Access != nil {
 		if record.Access, err = parseAccess(in.GetAccess()); err != nil {
 			return err
@@ -153,11 +153,11 @@ func (s *Server) editRecord(ctx context.Context, record *maildrop.AddressRecord,
 			return err
 		}
 	}
-	if in.Password != nil {
-		record.Hash, err = s.hash(ctx, in.GetPassword())
-	}
 	record.Changed = s.now()
-	return err
+	if in.Password != nil {
+		return s.secure(ctx, record, in.GetPassword())
+	}
+	return nil
 }
 
 // RemoveAddress ends an address that nothing is an alias of.

@@ -46,6 +46,7 @@ import (
 	"github.com/postern-pop/postern/pkg/directory"
 	"github.com/postern-pop/postern/pkg/maildrop"
 	"github.com/postern-pop/postern/pkg/rpc"
+	"github.com/postern-pop/postern/pkg/scram"
 	posternv1 "github.com/postern-pop/postern/proto/postern/v1"
 )
 
@@ -157,22 +158,24 @@ func (s *Server) known(ctx context.Context, work func() error) error {
 	return rpc.ToStatus(work())
 }
 
-// hash hashes a password, a few at a time.
-func (s *Server) hash(ctx context.Context, password string) (string, error) {
+// secure puts what is kept of a password into a record: its hash, and its keys for
+// SCRAM. A few are worked out at a time.
+func (s *Server) secure(ctx context.Context, record *maildrop.AddressRecord, password string) (err error) {
 	if err := checkPassword(password); err != nil {
-		return "", err
+		return err
 	}
 	select {
 	case s.hashing <- struct{}{}:
 	case <-ctx.Done():
-		return "", &maildrop.Error{Op: "admin.password", Kind: maildrop.Canceled, Err: context.Cause(ctx)}
+		return &maildrop.Error{Op: "admin.password", Kind: maildrop.Canceled, Err: context.Cause(ctx)}
 	}
 	defer func() { <-s.hashing }()
-	hash, err := auth.Hash(password)
-	if err != nil {
-		return "", &maildrop.Error{Op: "admin.password", Kind: maildrop.Internal, Err: err}
+	if record.Hash, err = auth.Hash(password); err != nil {
+		return &maildrop.Error{Op: "admin.password", Kind: maildrop.Internal, Err: err}
 	}
-	return hash, nil
+	keys := scram.Derive(password)
+	record.Scram = keys.Text()
+	return nil
 }
 
 func checkPassword(password string) error {

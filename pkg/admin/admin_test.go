@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	xdg "github.com/xdg-go/scram"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
@@ -25,6 +26,7 @@ import (
 	"github.com/postern-pop/postern/pkg/maildrop"
 	"github.com/postern-pop/postern/pkg/policy"
 	"github.com/postern-pop/postern/pkg/rpc"
+	"github.com/postern-pop/postern/pkg/scram"
 	posternv1 "github.com/postern-pop/postern/proto/postern/v1"
 )
 
@@ -42,7 +44,7 @@ func (m *memory) PutAddress(_ context.Context, record maildrop.AddressRecord) er
 		return m.fail
 	}
 	if record.Hash == "" {
-		record.Hash = m.records[record.Address].Hash
+		record.Hash, record.Scram = m.records[record.Address].Hash, m.records[record.Address].Scram
 	}
 	m.records[record.Address] = record
 	return nil
@@ -61,9 +63,33 @@ func (m *memory) Address(_ context.Context, address maildrop.Address) (maildrop.
 	return withoutHash(record), nil
 }
 
+// keysAreOf wants keys for SCRAM that a client with the password passes.
+func keysAreOf(t *testing.T, text, password string) {
+	t.Helper()
+	keys, err := scram.ParseKeys(text)
+	must(t, err)
+	client, err := xdg.SHA256.NewClient("user", password, "")
+	must(t, err)
+	client = client.WithNonceGenerator(func() string { return "c" })
+	c := client.NewConversation()
+	first, err := c.Step("")
+	must(t, err)
+	answer, err := c.Step(scram.ServerFirst("cs", keys.Salt[:], keys.Iterations))
+	must(t, err)
+	final, err := scram.ParseFinal([]byte(answer))
+	must(t, err)
+	transcript, err := scram.Transcript(strings.TrimPrefix(first, "n,,"), final.Without, "s", &keys)
+	if must(t, err); !keys.Verify(transcript, final.Proof) {
+		t.Fatal("the keys are of another password")
+	}
+}
+
 func withoutHash(r maildrop.AddressRecord) maildrop.AddressRecord {
 	if r.Hash != "" {
 		r.Hash = "set"
+	}
+	if r.Scram != "" {
+		r.Scram = "set"
 	}
 	return r
 }
@@ -331,6 +357,7 @@ func TestAddresses(t *testing.T) {
 	verifier := auth.New(auth.Config{})
 	defer verifier.Close()
 	must(t, verifier.Verify(ctx, maildrop.Login{Address: stored.Address, Password: secret}, stored.Hash))
+	keysAreOf(t, stored.Scram, secret)
 
 	for words, in := range map[string]*posternv1.AddAddressRequest{
 		"exists already":                   {Address: "ann@acme.example", Password: "x"},
@@ -410,6 +437,7 @@ func TestSetAddress(t *testing.T) {
 	if record.Hash == first || len(record.Groups) != 0 || record.Access != maildrop.AccessDeny {
 		t.Fatalf("password and groups: %+v", record)
 	}
+	keysAreOf(t, record.Scram, "new")
 	line, _ := r.lastAudit()
 	if line["before"] != "account=acme access=deny groups=sales" || line["after"] != "account=acme access=deny groups= password=changed" {
 		t.Fatalf("audit: %v", line)

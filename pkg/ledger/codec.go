@@ -100,18 +100,34 @@ func (a *Address) appendTo(b []byte) ([]byte, error) {
 	if len(a.Groups) > MaxGroups {
 		return nil, fmt.Errorf("%d groups, at most %d", len(a.Groups), MaxGroups)
 	}
-	removed := byte(0)
-	if a.Removed {
-		removed = 1
-	}
-	b, err := appendTime(append(b, removed, a.Access), a.Time)
+	b, err := appendTime(append(b, a.flags(), a.Access), a.Time)
 	if err != nil {
 		return nil, err
 	}
 	if b, err = appendTexts(b, a.Address, a.Account, a.Primary, a.Hash); err != nil {
 		return nil, err
 	}
-	return appendTexts(binary.AppendUvarint(b, uint64(len(a.Groups))), a.Groups...)
+	if b, err = appendTexts(binary.AppendUvarint(b, uint64(len(a.Groups))), a.Groups...); err != nil || a.Scram == "" {
+		return b, err
+	}
+	return appendText(b, a.Scram)
+}
+
+// The flags of an address's record.
+const (
+	addressRemoved = 1 << iota
+	addressScram   // Scram follows the groups; records from before there was any haven't it
+	addressFlags   = addressRemoved | addressScram
+)
+
+func (a *Address) flags() (flags byte) {
+	if a.Removed {
+		flags |= addressRemoved
+	}
+	if a.Scram != "" {
+		flags |= addressScram
+	}
+	return flags
 }
 
 func (p *Pack) appendTo(b []byte) ([]byte, error) {
@@ -263,14 +279,11 @@ func (r *reader) removal() *Removal {
 }
 
 func (r *reader) address() *Address {
-	a := &Address{}
-	switch r.octet() {
-	case 0:
-	case 1:
-		a.Removed = true
-	default:
+	flags := r.octet()
+	if flags&^addressFlags != 0 {
 		r.refuse("bad flag")
 	}
+	a := &Address{Removed: flags&addressRemoved != 0}
 	a.Access, a.Time = r.octet(), r.time()
 	a.Address, a.Account, a.Primary, a.Hash = r.text(), r.text(), r.text(), r.text()
 	if n := r.count(MaxGroups); n > 0 {
@@ -278,6 +291,11 @@ func (r *reader) address() *Address {
 	}
 	for i := range a.Groups {
 		a.Groups[i] = r.text()
+	}
+	if flags&addressScram != 0 {
+		if a.Scram = r.text(); a.Scram == "" {
+			r.refuse("no keys where there are some")
+		}
 	}
 	return a
 }

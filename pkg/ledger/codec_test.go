@@ -56,7 +56,7 @@ func genRemoval(t *rapid.T) Draft {
 func genAddress(t *rapid.T) Draft {
 	a := &Address{
 		Address: genText(t), Removed: rapid.Bool().Draw(t, "removed"), Account: genText(t), Primary: genText(t),
-		Hash: genText(t), Access: rapid.Uint8().Draw(t, "access"), Time: genTime(t),
+		Hash: genText(t), Scram: genText(t), Access: rapid.Uint8().Draw(t, "access"), Time: genTime(t),
 	}
 	for range rapid.IntRange(0, 5).Draw(t, "groups") {
 		a.Groups = append(a.Groups, genText(t))
@@ -159,7 +159,7 @@ func TestSizeIsABound(t *testing.T) {
 		&Fence{Epoch: 1 << 63, Ledger: 1 << 31, Owner: long},
 		&Delivery{Mailbox: long, UID: long, Object: long, Size: 1<<64 - 1, Wire: 1<<64 - 1},
 		&Removal{Mailbox: long, Messages: zig},
-		&Address{Address: long, Account: long, Primary: long, Hash: long, Groups: groups},
+		&Address{Address: long, Account: long, Primary: long, Hash: long, Scram: long, Groups: groups},
 		&Pack{Object: long, Size: 1<<64 - 1, Mailboxes: []PackMailbox{{Mailbox: long, Messages: packed}, {Mailbox: long, Messages: packed}}},
 	} {
 		object, _, err := encodeObject(header{sequence: 1}, []Draft{{Record: r}})
@@ -367,7 +367,7 @@ func TestCountsAreBounded(t *testing.T) {
 func TestSecretsAreNotLogged(t *testing.T) {
 	fence := &Fence{Epoch: 1, Owner: "node-1"}
 	copy(fence.Secret[:], "seeeecret")
-	for _, record := range []Record{fence, &Address{Address: "a@example.com", Hash: "$argon2id$seeeecret"}} {
+	for _, record := range []Record{fence, &Address{Address: "a@example.com", Hash: "$argon2id$seeeecret", Scram: "SCRAM-SHA-256$seeeecret"}} {
 		var b bytes.Buffer
 		for _, handler := range []slog.Handler{slog.NewTextHandler(&b, nil), slog.NewJSONHandler(&b, nil)} {
 			slog.New(handler).Info("x", "record", record)

@@ -98,10 +98,14 @@ func inWords(record Record) string {
 	case *Fence:
 		return r.String()
 	case *Address:
+		words := r.String()
 		if r.Hash != "" {
-			return r.String() + ", hash set"
+			words += ", hash set"
 		}
-		return r.String()
+		if r.Scram != "" {
+			words += ", SCRAM keys set"
+		}
+		return words
 	case *Delivery:
 		where := "inline"
 		if r.Object != "" {

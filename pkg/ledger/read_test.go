@@ -137,7 +137,7 @@ func TestDescribe(t *testing.T) {
 	store := blobtest.NewMemory()
 	l, _ := open(t, store)
 	ctx := context.Background()
-	entries, err := l.Append(ctx, []Draft{message(1), {Record: &Address{Address: "a@example.com", Hash: "$argon2id$seeeecret"}},
+	entries, err := l.Append(ctx, []Draft{message(1), {Record: &Address{Address: "a@example.com", Hash: "$argon2id$seeeecret", Scram: "SCRAM-SHA-256$seeeecret"}},
 		{Record: &Removal{Mailbox: "a@example.com", Messages: []Position{At(1, 2)}}}})
 	if err != nil {
 		t.Fatal(err)

@@ -115,6 +115,7 @@ type Address struct {
 	Account string
 	Primary string // not empty: an alias of it
 	Hash    string // PHC string, or empty; never logged
+	Scram   string // keys of the same password, or empty; never logged
 	Access  uint8
 	Groups  []string
 	Time    time.Time
@@ -165,12 +166,12 @@ func (f *Fence) String() string {
 // LogValue keeps the secret out of logs of any form.
 func (f *Fence) LogValue() slog.Value { return slog.StringValue(f.String()) }
 
-// String tells all but the hash.
+// String tells all but hash and keys.
 func (a *Address) String() string {
 	return fmt.Sprintf("address %s of %q, primary %q, removed %v, access %d, groups %q", a.Address, a.Account, a.Primary, a.Removed, a.Access, a.Groups)
 }
 
-// LogValue keeps the hash out of logs of any form.
+// LogValue keeps hash and keys out of logs of any form.
 func (a *Address) LogValue() slog.Value { return slog.StringValue(a.String()) }
 
 // Entry is a record in its place.
@@ -203,7 +204,7 @@ func (d Draft) Size() int {
 	case *Removal:
 		n += len(r.Mailbox) + len(r.Messages)*binary.MaxVarintLen64
 	case *Address:
-		n += len(r.Address) + len(r.Account) + len(r.Primary) + len(r.Hash)
+		n += len(r.Address) + len(r.Account) + len(r.Primary) + len(r.Hash) + len(r.Scram)
 		for _, group := range r.Groups {
 			n += binary.MaxVarintLen16 + len(group)
 		}

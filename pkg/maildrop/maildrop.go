@@ -54,6 +54,14 @@
 //   - 2026-11-23: an alias answers Open and Accept with Kind Alias and the
 //     primary address, and the router goes there. The alias's own shard cannot
 //     know the primary's credentials, since both hash to shards of their own.
+//   - 2026-11-25: SCRAM takes two calls, Challenge and an Open with the Proof. A front
+//     never has what a user could be impersonated with: the mailbox's owner makes the
+//     nonce, under the secret that session tokens are made with, and verifies the client's
+//     words against its own. A nonce isn't used up by its Proof: an Open whose answer was
+//     lost is repeated, perhaps at another owner. For two minutes whoever has seen a
+//     Proof can repeat that login, as one who has seen a session's token can for hours.
+//     Refused: the keys for the front, which then could verify anybody, and offer itself
+//     as the server to them; a list of used nonces, which the next owner doesn't have.
 package maildrop
 
 import (
@@ -129,16 +137,39 @@ func (u UID) Valid() bool {
 type Login struct {
 	Address  Address    // what the user called himself, in canonical form
 	Password string     // in the clear; never logged
+	Proof    *Proof     // not nil: the user proves that he knows his password, which stays with him
 	Remote   netip.Addr // the client's address; the zero Addr when unknown
 	Session  string     // the session's id, the same in every process's log
 }
 
+// Challenge is what a login by SCRAM-SHA-256 (RFC 7677) begins with.
+type Challenge struct {
+	Nonce      string // the server's part, without a comma; it counts for two minutes
+	Salt       []byte
+	Iterations int
+}
+
+// Proof is the client's part of a login by SCRAM-SHA-256, word for word as it came.
+// It is good for the challenge's nonce alone.
+type Proof struct {
+	First string // client-first-message-bare (RFC 5802 section 7)
+	Final string // client-final-message-without-proof
+	Nonce string // of the Challenge
+	Proof []byte // 32 octets
+}
+
 // Opener lets users in.
 type Opener interface {
+	// Challenge begins a login by SCRAM: of the Login it takes all but Password and
+	// Proof. It verifies nothing, and answers for an address that doesn't exist, or has
+	// no keys for SCRAM, as for any other, the same salt each time.
+	Challenge(ctx context.Context, login Login) (Challenge, error)
+
 	// Open verifies the user and takes a snapshot of his maildrop. A wrong
 	// password and an unknown address are one error, Denied with ReasonCredentials,
 	// after the same time. A user whose password is right but who may not use POP
-	// now is Denied with the policy's reason and words.
+	// now is Denied with the policy's reason and words. A Proof that is right and too
+	// late is Invalid.
 	Open(ctx context.Context, login Login) (Drop, error)
 }
 
@@ -150,6 +181,10 @@ type Info struct {
 	Octets  uint64  // sum of their sizes
 	Region  string  // where the maildrop is at home
 	Node    string  // who answered; for the log
+
+	// Signature is what the mailbox's owner proves itself with to a user who logged in
+	// with a Proof: the 32 octets of ServerSignature (RFC 5802 section 3).
+	Signature string
 }
 
 // Entry is one message of a listing.
@@ -287,6 +322,7 @@ type AddressRecord struct {
 	Account  string    // the account's name
 	Primary  Address   // not empty: this address is an alias of Primary and has no credentials of its own
 	Hash     string    // argon2id in PHC string format; empty: no login
+	Scram    string    // the same password's keys for SCRAM-SHA-256, as RFC 5803 writes them; empty: no login by SCRAM
 	Access   Access    //
 	Groups   []string  // groups that continuity events can be limited to
 	Changed  time.Time // when the record was last written
@@ -296,10 +332,10 @@ type AddressRecord struct {
 // Registrar keeps address records.
 type Registrar interface {
 	// PutAddress writes a record whole. An empty Hash keeps the one that is
-	// there, so an access rule can be changed without the password at hand.
+	// there, and its Scram, so an access rule can be changed without the password at hand.
 	PutAddress(ctx context.Context, record AddressRecord) error
-	// Address reads a record; NotFound. The Hash is never in the answer: it is
-	// "set" or empty.
+	// Address reads a record; NotFound. Hash and Scram are never in the answer: each
+	// is "set" or empty.
 	Address(ctx context.Context, address Address) (AddressRecord, error)
 	// RemoveAddress ends an address: no login, no delivery. Its mail stays until
 	// its retention ends and shows again if the address is made again. Removing

@@ -16,6 +16,15 @@ func (n *Node) shard(ctx context.Context, op string, address maildrop.Address) (
 	return n.holdings.find(ctx, op, address.Shard(n.config.Shards))
 }
 
+// Challenge implements [maildrop.Opener].
+func (n *Node) Challenge(ctx context.Context, login maildrop.Login) (maildrop.Challenge, error) {
+	s, err := n.shard(ctx, "node.challenge", login.Address)
+	if err != nil {
+		return maildrop.Challenge{}, err
+	}
+	return s.Challenge(ctx, login)
+}
+
 // Open implements [maildrop.Opener].
 func (n *Node) Open(ctx context.Context, login maildrop.Login) (maildrop.Drop, error) {
 	s, err := n.shard(ctx, "node.open", login.Address)

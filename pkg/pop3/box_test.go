@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/postern-pop/postern/pkg/maildrop"
+	"github.com/postern-pop/postern/pkg/scram"
 )
 
 // box is a maildrop in memory for one user.
@@ -86,20 +87,52 @@ func (b *box) gone() []maildrop.UID {
 	return slices.Clone(b.removed)
 }
 
+// keys are those of the box's user, cheap ones: the salt is 16 times "s".
+func (b *box) keys() scram.Keys {
+	k, err := scram.ParseKeys(boxKeys)
+	if err != nil {
+		panic(err)
+	}
+	return k
+}
+
+// boxKeys are the keys of "secret", and boxNonce is the nonce of every challenge.
+const (
+	boxKeys  = "SCRAM-SHA-256$4096:c3Nzc3Nzc3Nzc3Nzc3Nzcw==$dVa0nDBCWSREl7hmZEGoQXqGoo88M7A3cLXq48fdIBo=:k1Pl7HdZcffIww9uxWawuEaQbnOaSOIXPTJLrycPvxA="
+	boxNonce = "server"
+)
+
+func (b *box) Challenge(ctx context.Context, _ maildrop.Login) (maildrop.Challenge, error) {
+	k := b.keys()
+	return maildrop.Challenge{Nonce: boxNonce, Salt: k.Salt[:], Iterations: k.Iterations}, nil
+}
+
 func (b *box) Open(ctx context.Context, l maildrop.Login) (maildrop.Drop, error) {
 	if err := b.begin(ctx, OpOpen); err != nil {
 		return nil, err
 	}
-	if l.Address != b.address || l.Password != b.password {
-		return nil, &maildrop.Error{Op: "box.open", Kind: maildrop.Denied, Reason: maildrop.ReasonCredentials}
+	wrong := &maildrop.Error{Op: "box.open", Kind: maildrop.Denied, Reason: maildrop.ReasonCredentials}
+	if l.Proof != nil {
+		keys := b.keys()
+		transcript, err := scram.Transcript(l.Proof.First, l.Proof.Final, boxNonce, &keys)
+		if err != nil || l.Address != b.address || !keys.Verify(transcript, l.Proof.Proof) {
+			return nil, wrong
+		}
+		return &boxDrop{b, keys.Sign(transcript)}, nil
 	}
-	return &boxDrop{b}, nil
+	if l.Address != b.address || l.Password != b.password {
+		return nil, wrong
+	}
+	return &boxDrop{b, ""}, nil
 }
 
-type boxDrop struct{ *box }
+type boxDrop struct {
+	*box
+	signature string
+}
 
 func (d *boxDrop) Info() maildrop.Info {
-	info := maildrop.Info{Address: d.address, Class: d.class, Count: len(d.wire), Region: "eu", Node: "n1"}
+	info := maildrop.Info{Address: d.address, Class: d.class, Count: len(d.wire), Region: "eu", Node: "n1", Signature: d.signature}
 	for _, m := range d.wire {
 		info.Octets += unstuffed(m)
 	}

@@ -203,6 +203,14 @@ func (n *cell) at(a maildrop.Address) (*shard.Shard, error) {
 	return nil, &maildrop.Error{Op: "cell", Kind: maildrop.NotOwner}
 }
 
+func (n *cell) Challenge(ctx context.Context, l maildrop.Login) (maildrop.Challenge, error) {
+	s, err := n.at(l.Address)
+	if err != nil {
+		return maildrop.Challenge{}, err
+	}
+	return s.Challenge(ctx, l)
+}
+
 func (n *cell) Open(ctx context.Context, l maildrop.Login) (maildrop.Drop, error) {
 	s, err := n.at(l.Address)
 	if err != nil {

@@ -140,6 +140,21 @@ func (r *Router) Local() maildrop.Service {
 	return &local
 }
 
+// Challenge begins a login by SCRAM at the home of the user's maildrop.
+func (r *Router) Challenge(ctx context.Context, login maildrop.Login) (challenge maildrop.Challenge, err error) {
+	err = r.follow(login.Address, func(address maildrop.Address) error {
+		login.Address = address
+		return r.repeat(ctx, &call{
+			op: "router.challenge", address: address, errand: session, bounded: true, patient: true,
+			do: func(ctx context.Context, service maildrop.Service, _ string) (err error) {
+				challenge, err = service.Challenge(ctx, login)
+				return err
+			},
+		})
+	})
+	return challenge, err
+}
+
 // Open lets a user in at the home of his maildrop.
 func (r *Router) Open(ctx context.Context, login maildrop.Login) (maildrop.Drop, error) {
 	var opened *drop

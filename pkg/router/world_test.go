@@ -122,6 +122,10 @@ func (s *service) count() int {
 	return len(s.calls)
 }
 
+func (s *service) Challenge(ctx context.Context, l maildrop.Login) (maildrop.Challenge, error) {
+	return maildrop.Challenge{Nonce: "xyz"}, s.call(ctx, "challenge "+string(l.Address))
+}
+
 func (s *service) Open(ctx context.Context, l maildrop.Login) (maildrop.Drop, error) {
 	if err := s.call(ctx, "open "+string(l.Address)); err != nil {
 		return nil, err

@@ -25,7 +25,7 @@ const (
 
 func errandOf(method string) errand {
 	switch method {
-	case posternv1.Maildrop_Open_FullMethodName, posternv1.Maildrop_List_FullMethodName,
+	case posternv1.Maildrop_Challenge_FullMethodName, posternv1.Maildrop_Open_FullMethodName, posternv1.Maildrop_List_FullMethodName,
 		posternv1.Maildrop_Read_FullMethodName, posternv1.Maildrop_Remove_FullMethodName,
 		posternv1.Maildrop_Check_FullMethodName:
 		return errandSession

@@ -101,6 +101,16 @@ func (c *Client) answers(ctx context.Context, op, method string, in any, recv fu
 	})
 }
 
+// Challenge begins a login by SCRAM at the server.
+func (c *Client) Challenge(ctx context.Context, login maildrop.Login) (maildrop.Challenge, error) {
+	var out posternv1.ChallengeResponse
+	in := &posternv1.ChallengeRequest{Address: string(login.Address), Remote: login.Remote.AsSlice(), Session: login.Session}
+	if err := c.call(ctx, "rpc.challenge", posternv1.Maildrop_Challenge_FullMethodName, in, &out, false); err != nil {
+		return maildrop.Challenge{}, err
+	}
+	return challengeFromWire(&out), nil
+}
+
 // Open verifies a user at the server.
 func (c *Client) Open(ctx context.Context, login maildrop.Login) (maildrop.Drop, error) {
 	var out posternv1.OpenResponse

@@ -25,6 +25,10 @@ func (m *movable) current() maildrop.Service {
 	return m.service
 }
 
+func (m *movable) Challenge(ctx context.Context, l maildrop.Login) (maildrop.Challenge, error) {
+	return m.current().Challenge(ctx, l)
+}
+
 func (m *movable) Open(ctx context.Context, l maildrop.Login) (maildrop.Drop, error) {
 	return m.current().Open(ctx, l)
 }

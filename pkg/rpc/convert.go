@@ -9,9 +9,13 @@ import (
 )
 
 func loginToWire(l maildrop.Login) *posternv1.OpenRequest {
-	return &posternv1.OpenRequest{
+	out := &posternv1.OpenRequest{
 		Address: string(l.Address), Password: []byte(l.Password), Remote: l.Remote.AsSlice(), Session: l.Session,
 	}
+	if p := l.Proof; p != nil {
+		out.Proof = &posternv1.Proof{First: p.First, Final: p.Final, Nonce: p.Nonce, Proof: p.Proof}
+	}
+	return out
 }
 
 func loginFromWire(op string, in *posternv1.OpenRequest) (maildrop.Login, error) {
@@ -22,8 +26,28 @@ func loginFromWire(op string, in *posternv1.OpenRequest) (maildrop.Login, error)
 	if len(in.GetPassword()) > maxPassword || len(in.GetSession()) > maxName {
 		return maildrop.Login{}, invalid(op, "password or session id too long")
 	}
+	proof, err := proofFromWire(op, in.GetProof())
+	if err != nil {
+		return maildrop.Login{}, err
+	}
 	remote, _ := netip.AddrFromSlice(in.GetRemote()) // none: the zero Addr
-	return maildrop.Login{Address: address, Password: string(in.GetPassword()), Remote: remote, Session: in.GetSession()}, nil
+	return maildrop.Login{
+		Address: address, Password: string(in.GetPassword()), Proof: proof, Remote: remote, Session: in.GetSession(),
+	}, nil
+}
+
+func proofFromWire(op string, in *posternv1.Proof) (*maildrop.Proof, error) {
+	if in == nil {
+		return nil, nil
+	}
+	if len(in.GetFirst())+len(in.GetFinal())+len(in.GetNonce())+len(in.GetProof()) > maxProof {
+		return nil, invalid(op, "proof too long")
+	}
+	return &maildrop.Proof{First: in.GetFirst(), Final: in.GetFinal(), Nonce: in.GetNonce(), Proof: in.GetProof()}, nil
+}
+
+func challengeFromWire(in *posternv1.ChallengeResponse) maildrop.Challenge {
+	return maildrop.Challenge{Nonce: in.GetNonce(), Salt: in.GetSalt(), Iterations: int(in.GetIterations())}
 }
 
 // addressFromWire takes an address in canonical form only: another spelling
@@ -40,13 +64,14 @@ func infoFromWire(in *posternv1.OpenResponse) maildrop.Info {
 	return maildrop.Info{
 		Address: maildrop.Address(in.GetAddress()), Class: maildrop.Class(in.GetClass()),
 		Count: int(in.GetCount()), Octets: in.GetOctets(), Region: in.GetRegion(), Node: in.GetNode(),
+		Signature: string(in.GetSignature()),
 	}
 }
 
 func infoToWire(info maildrop.Info, token []byte) *posternv1.OpenResponse {
 	return &posternv1.OpenResponse{
 		Address: string(info.Address), Class: uint32(info.Class), Count: uint64(info.Count),
-		Octets: info.Octets, Region: info.Region, Node: info.Node, Token: token,
+		Octets: info.Octets, Region: info.Region, Node: info.Node, Token: token, Signature: []byte(info.Signature),
 	}
 }
 
@@ -110,7 +135,7 @@ func envelopeFromWire(op string, in *posternv1.Envelope) (maildrop.Envelope, err
 func recordToWire(r maildrop.AddressRecord) *posternv1.AddressRecord {
 	out := &posternv1.AddressRecord{
 		Address: string(r.Address), Account: r.Account, Primary: string(r.Primary), Hash: r.Hash,
-		Access: uint32(r.Access), Groups: r.Groups, Revision: r.Revision,
+		Access: uint32(r.Access), Groups: r.Groups, Revision: r.Revision, Scram: r.Scram,
 	}
 	if !r.Changed.IsZero() {
 		out.ChangedUnixNano = r.Changed.UnixNano()
@@ -122,7 +147,7 @@ func recordFromWire(in *posternv1.AddressRecord) maildrop.AddressRecord {
 	r := maildrop.AddressRecord{
 		Address: maildrop.Address(in.GetAddress()), Account: in.GetAccount(),
 		Primary: maildrop.Address(in.GetPrimary()), Hash: in.GetHash(),
-		Access: maildrop.Access(in.GetAccess()), Groups: in.GetGroups(), Revision: in.GetRevision(),
+		Access: maildrop.Access(in.GetAccess()), Groups: in.GetGroups(), Revision: in.GetRevision(), Scram: in.GetScram(),
 	}
 	if in.GetChangedUnixNano() != 0 {
 		r.Changed = time.Unix(0, in.GetChangedUnixNano()).UTC()

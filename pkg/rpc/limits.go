@@ -13,6 +13,7 @@ const (
 	maxName       = 255       // octets of an account's or a session's name
 	maxSender     = 1024      // octets of a return path; RFC 5321 section 4.5.3.1.3 has 256, UTF-8 takes more
 	maxPassword   = 4096      // octets
+	maxProof      = 4096      // octets of a Proof's parts together
 	maxToken      = 4096      // octets of a session's token
 	maxCause      = 512       // octets of a cause on its way to the caller's log
 	maxText       = 512       // octets of words for the user

@@ -28,6 +28,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // script is a Service that does what a test says.
 type script struct {
 	maildrop.Service // nil: a call that the test didn't script is a bug of the test
+	challenge        func(context.Context, maildrop.Login) (maildrop.Challenge, error)
 	open             func(context.Context, maildrop.Login) (maildrop.Drop, error)
 	drop             func(maildrop.Info, []byte) maildrop.Drop
 	accept           func(context.Context, maildrop.Recipient) error
@@ -38,6 +39,9 @@ type script struct {
 	addresses        func(context.Context, string) ([]maildrop.AddressRecord, error)
 }
 
+func (s *script) Challenge(ctx context.Context, l maildrop.Login) (maildrop.Challenge, error) {
+	return s.challenge(ctx, l)
+}
 func (s *script) Open(ctx context.Context, l maildrop.Login) (maildrop.Drop, error) {
 	return s.open(ctx, l)
 }

@@ -21,6 +21,20 @@ type maildropServer struct {
 	chunks  *chunks
 }
 
+func (s *maildropServer) Challenge(ctx context.Context, in *posternv1.ChallengeRequest) (*posternv1.ChallengeResponse, error) {
+	login, err := loginFromWire("rpc.challenge", &posternv1.OpenRequest{
+		Address: in.GetAddress(), Remote: in.GetRemote(), Session: in.GetSession(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.service.Challenge(ctx, login)
+	if err != nil {
+		return nil, err
+	}
+	return &posternv1.ChallengeResponse{Nonce: c.Nonce, Salt: c.Salt, Iterations: uint32(c.Iterations)}, nil
+}
+
 func (s *maildropServer) Open(ctx context.Context, in *posternv1.OpenRequest) (*posternv1.OpenResponse, error) {
 	login, err := loginFromWire("rpc.open", in)
 	if err != nil {

@@ -18,11 +18,13 @@ import (
 //	 1         kind 1, content
 //
 //	h  head      position of the last entry that it covers 8
-//	m  mailbox   local part, domain (texts), 0 or 1 and a record, count 4,
+//	m  mailbox   local part, domain (texts), 0 or 1 and a record, or 2 and
+//	             one with keys for SCRAM, count 4,
 //	             count × message, then for each message in turn what its flags say:
 //	             removed: position 8, time 4; object: its name; imported: its UID
 //	   record    revision 8, credentials 8, changed 4, access 1, secret 48,
-//	             account, hash, primary (texts), count of groups 2, groups (texts)
+//	             account, hash, primary (texts), count of groups 2, groups (texts);
+//	             keys: iterations 4, salt 16, stored 32, server 32
 //	   message   position 8, repeat 8, size 4, wire 4, offset 4, received 4,
 //	             pack 4, class 1, flags 1
 //	i  imports   count 4, count × (hash 8, position 8, repeat 8)
@@ -171,7 +173,7 @@ func (e *encoder) segment(n name, messages []message, r record, first bool) {
 	e.part = append(e.part, sectionMailbox)
 	b := appendText(appendText(e.part, local), domain)
 	if first && r.exists() {
-		b = appendRecord(append(b, 1), &r)
+		b = appendRecord(b, &r)
 	} else {
 		b = append(b, 0)
 	}
@@ -217,19 +219,26 @@ func (s *state) appendExtras(b []byte, m *message) []byte {
 }
 
 func appendRecord(b []byte, r *record) []byte {
+	keys, keyed := r.keys()
+	if keyed {
+		b = append(b, 2)
+	} else {
+		b = append(b, 1)
+	}
 	b = binary.LittleEndian.AppendUint64(b, uint64(r.revision))
 	b = binary.LittleEndian.AppendUint64(b, uint64(r.credentials))
 	b = binary.LittleEndian.AppendUint32(b, r.changed)
 	b = append(append(b, byte(r.access)), r.secret[:]...)
 	b = appendText(appendText(b, r.common.account), r.common.hash)
-	groups := []string(nil)
-	if r.alias != nil {
-		groups = r.alias.groups
-	}
+	groups := r.groups()
 	b = appendText(b, string(r.primary()))
 	b = binary.LittleEndian.AppendUint16(b, uint16(len(groups)))
 	for _, group := range groups {
 		b = appendText(b, group)
+	}
+	if keyed {
+		b = binary.LittleEndian.AppendUint32(b, uint32(keys.Iterations))
+		b = append(append(append(b, keys.Salt[:]...), keys.Stored[:]...), keys.Server[:]...)
 	}
 	return b
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/postern-pop/postern/pkg/ledger"
 	"github.com/postern-pop/postern/pkg/maildrop"
+	"github.com/postern-pop/postern/pkg/scram"
 )
 
 var errPart = fmt.Errorf("the part makes no sense: %w", ledger.ErrCorrupt)
@@ -56,6 +57,7 @@ type loadedRecord struct {
 	record
 	account, hash, primary []byte
 	groups                 []string
+	keys                   scram.Keys
 }
 
 type loadedExtra struct {
@@ -73,6 +75,9 @@ func (s *state) loadMailbox(r *partReader) {
 	case 0:
 	case 1:
 		l.record = r.record()
+	case 2:
+		l.record = r.record()
+		l.record.keys = r.keys()
 	default:
 		r.bad = true
 	}
@@ -157,9 +162,7 @@ func (b *mailbox) insert(run []message) bool {
 
 func (l *loadedRecord) shared(s *state) record {
 	r := l.record
-	if len(l.primary) > 0 || len(l.groups) > 0 {
-		r.alias = &alias{primary: maildrop.Address(l.primary), groups: l.groups}
-	}
+	r.furnish(string(l.primary), l.groups, l.keys)
 	if one := s.commons[common{string(l.account), string(l.hash)}]; one != nil {
 		r.common = one
 	} else {
@@ -247,6 +250,14 @@ func (r *partReader) text() []byte {
 		r.bad = true
 	}
 	return r.take(n)
+}
+
+func (r *partReader) keys() (k scram.Keys) {
+	k.Iterations = int(r.u32())
+	copy(k.Salt[:], r.take(len(k.Salt)))
+	copy(k.Stored[:], r.take(len(k.Stored)))
+	copy(k.Server[:], r.take(len(k.Server)))
+	return k
 }
 
 func (r *partReader) record() *loadedRecord {

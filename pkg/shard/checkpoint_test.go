@@ -15,6 +15,7 @@ import (
 
 	"github.com/postern-pop/postern/pkg/ledger"
 	"github.com/postern-pop/postern/pkg/maildrop"
+	"github.com/postern-pop/postern/pkg/scram"
 )
 
 // seen is all of a state that anybody can see, without numbers and capacities.
@@ -29,6 +30,7 @@ type seen struct {
 type seenBox struct {
 	record   maildrop.AddressRecord
 	hash     string
+	keys     scram.Keys
 	revision ledger.Position
 	messages []seenMessage
 }
@@ -51,6 +53,7 @@ func see(s *state) seen {
 		b := seenBox{revision: box.record.credentials}
 		if box.record.exists() {
 			b.record, b.hash = box.record.full(s.address(n)), box.record.credential().hash()
+			b.keys, _ = box.record.keys()
 		}
 		for i := range box.messages {
 			m := box.messages[i]
@@ -81,8 +84,12 @@ func (h *history) next() ledger.Entry {
 	case 0:
 		e.Record = &ledger.Address{Address: string(address), Removed: rapid.Bool().Draw(h.T, "removed"), Account: "a", Time: h.now}
 	case 1:
-		e.Record = &ledger.Address{Address: string(address), Account: rapid.SampledFrom([]string{"a", "b"}).Draw(h.T, "account"),
+		a := &ledger.Address{Address: string(address), Account: rapid.SampledFrom([]string{"a", "b"}).Draw(h.T, "account"),
 			Hash: rapid.SampledFrom([]string{"", plainHash("x"), plainHash("y")}).Draw(h.T, "hash"), Groups: []string{"g"}, Time: h.now}
+		if a.Hash != "" && rapid.Bool().Draw(h.T, "keys") {
+			a.Scram = keysText(a.Hash[len(a.Hash)-1])
+		}
+		e.Record = a
 	case 2, 3:
 		e.Record = &ledger.Removal{Mailbox: string(address), Messages: h.some(address), Time: h.now}
 	case 4, 5:
@@ -219,7 +226,7 @@ func TestPartsAreBounded(t *testing.T) {
 	}
 	for i := range uint64(30) {
 		ok(t, s.Apply(ledger.Entry{Position: ledger.At(50_000+i, 0), Record: &ledger.Address{
-			Address: fmt.Sprint("a", i, "@", long("d", 200), ".example"), Account: long("a", maxName), Hash: hashForm + long("h", 200), Groups: groups}}))
+			Address: fmt.Sprint("a", i, "@", long("d", 200), ".example"), Account: long("a", maxName), Hash: hashForm + long("h", 200), Scram: keysText(1), Groups: groups}}))
 	}
 	var parts [][]byte
 	for part, err := range s.parts(s.last, new(sync.Mutex), usualChunks) {
@@ -251,7 +258,7 @@ func TestChunksAreShort(t *testing.T) {
 func FuzzLoad(f *testing.F) {
 	s := newState()
 	h := []ledger.Record{
-		&ledger.Address{Address: string(anna), Account: "a", Hash: plainHash("x"), Groups: []string{"g"}},
+		&ledger.Address{Address: string(anna), Account: "a", Hash: plainHash("x"), Scram: keysText(1), Groups: []string{"g"}},
 		&ledger.Delivery{Mailbox: string(anna), UID: "u", Class: 1, Object: "o", Wire: 1},
 		&ledger.Delivery{Mailbox: string(anna), Class: 2, Wire: 1},
 		&ledger.Removal{Mailbox: string(anna), Messages: []ledger.Position{ledger.At(2, 0)}},

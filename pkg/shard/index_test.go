@@ -26,7 +26,9 @@ func TestMessagesAreSmall(t *testing.T) {
 }
 
 // filled makes a state of so many mailboxes with so many messages each.
-func filled(mailboxes, messages int) *state {
+func filled(mailboxes, messages int) *state { return filledWith(mailboxes, messages, "") }
+
+func filledWith(mailboxes, messages int, keys string) *state {
 	s, sequence := newState(), uint64(0)
 	apply := func(r ledger.Record) {
 		sequence++
@@ -38,7 +40,7 @@ func filled(mailboxes, messages int) *state {
 	address := func(i int) string { return fmt.Sprintf("firstname.lastname%d@customer%d.example", i, i%100) }
 	for i := range mailboxes {
 		sum := sha256.Sum256([]byte(address(i)))
-		apply(&ledger.Address{Address: address(i), Account: fmt.Sprint("customer", i%100), Time: now, Hash: "$argon2id$v=19$m=65536,t=3,p=4$" +
+		apply(&ledger.Address{Address: address(i), Account: fmt.Sprint("customer", i%100), Time: now, Scram: keys, Hash: "$argon2id$v=19$m=65536,t=3,p=4$" +
 			base64.RawStdEncoding.EncodeToString(sum[:16]) + "$" + base64.RawStdEncoding.EncodeToString(sum[:])})
 	}
 	for range messages {
@@ -78,6 +80,18 @@ func TestIndexMemory(t *testing.T) {
 		if box > 200 || message > 48 {
 			t.Errorf("%d messages each: %.1f octets a mailbox, at most 200; %.1f a message, at most 48", c.messages, box, message)
 		}
+	}
+}
+
+// Keys for SCRAM take 96 octets more; two of them can't be had for less than 64.
+func TestKeysMemory(t *testing.T) {
+	const mailboxes = 10_000
+	before := heap()
+	s := filledWith(mailboxes, 0, keysText('x'))
+	box := float64(heap()-before) / mailboxes
+	runtime.KeepAlive(s)
+	if box > 296 {
+		t.Errorf("%.1f octets a mailbox with keys, at most 296", box)
 	}
 }
 

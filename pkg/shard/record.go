@@ -7,6 +7,7 @@ import (
 
 	"github.com/postern-pop/postern/pkg/ledger"
 	"github.com/postern-pop/postern/pkg/maildrop"
+	"github.com/postern-pop/postern/pkg/scram"
 )
 
 // record is an address's record, small, for there are many. It never changes
@@ -14,7 +15,7 @@ import (
 // lock.
 type record struct {
 	common      *common         // nil: no such address, or not any more
-	alias       *alias          // nil: neither an alias nor in any group
+	more        *more           // nil: nothing of that
 	revision    ledger.Position // of the entry that last wrote the record
 	credentials ledger.Position // of the entry that last changed who may log in
 	secret      secret          // salt and tag of a packed hash: see credential
@@ -28,10 +29,27 @@ type common struct {
 	hash    string // what the account's password hashes begin with: see credential
 }
 
+// more is what not every record has. Its 96 octets are a size that the allocator has.
+type more struct {
+	alias *alias     // nil: neither an alias nor in any group
+	keys  scram.Keys // of the credential's password; zero: none
+}
+
 // alias is what few records have.
 type alias struct {
 	primary maildrop.Address
 	groups  []string
+}
+
+// furnish sets what not every record has.
+func (r *record) furnish(primary string, groups []string, keys scram.Keys) {
+	if primary == "" && len(groups) == 0 && keys == (scram.Keys{}) {
+		return
+	}
+	r.more = &more{keys: keys}
+	if primary != "" || len(groups) > 0 {
+		r.more.alias = &alias{primary: maildrop.Address(primary), groups: groups}
+	}
 }
 
 func (r *record) exists() bool { return r.common != nil }
@@ -42,30 +60,46 @@ func (r *record) credential() credential {
 	return credential{text: r.common.hash, secret: r.secret}
 }
 
-// primary is the address that this one is another name of, or "".
-func (r *record) primary() maildrop.Address {
-	if r.alias == nil {
-		return ""
+// keys are those for SCRAM; ok is false if there are none.
+func (r *record) keys() (keys scram.Keys, ok bool) {
+	if r.more != nil {
+		keys = r.more.keys
 	}
-	return r.alias.primary
+	return keys, keys.Iterations > 0
 }
 
-// full is the record as others know it. The hash is only told to be set.
+// primary is the address that this one is another name of, or "".
+func (r *record) primary() maildrop.Address {
+	if r.more == nil || r.more.alias == nil {
+		return ""
+	}
+	return r.more.alias.primary
+}
+
+func (r *record) groups() []string {
+	if r.more == nil || r.more.alias == nil {
+		return nil
+	}
+	return r.more.alias.groups
+}
+
+// full is the record as others know it. Hash and keys are only told to be set.
 func (r *record) full(address maildrop.Address) maildrop.AddressRecord {
 	full := maildrop.AddressRecord{
 		Address: address, Account: r.account(), Primary: r.primary(), Access: r.access,
 		Changed: time.Unix(int64(r.changed), 0).UTC(), Revision: uint64(r.revision),
 	}
-	if r.alias != nil {
-		full.Groups = slices.Clone(r.alias.groups)
-	}
+	full.Groups = slices.Clone(r.groups())
 	if !r.credential().empty() {
 		full.Hash = hashSet
+	}
+	if _, ok := r.keys(); ok {
+		full.Scram = hashSet
 	}
 	return full
 }
 
-// hashSet stands for a hash in what is told of a record.
+// hashSet stands for a hash, and for keys, in what is told of a record.
 const hashSet = "set"
 
 // put takes an address's record in, unless it is older than the one there. No
@@ -93,19 +127,20 @@ func (s *state) put(at ledger.Position, a *ledger.Address) {
 
 func (s *state) newRecord(at ledger.Position, a *ledger.Address, was record) record {
 	r := record{changed: seconds(a.Time), revision: at, credentials: at, access: maildrop.Access(a.Access)}
-	if a.Primary != "" || len(a.Groups) > 0 {
-		r.alias = &alias{primary: maildrop.Address(strings.Clone(a.Primary)), groups: cloned(a.Groups)}
-	}
 	var c credential
+	var keys scram.Keys
+	old, _ := was.keys()
 	switch {
 	case a.Primary != "": // no credentials of its own
 	case a.Hash == "" && was.exists():
-		c = was.credential()
+		c, keys = was.credential(), old
 	default:
 		c = packCredential(a.Hash)
+		keys, _ = scram.ParseKeys(a.Scram) // what can't be read is no login by SCRAM
 	}
 	r.common, r.secret = s.common(a.Account, c.text), c.secret
-	if was.exists() && was.credential() == c && was.primary() == r.primary() {
+	r.furnish(strings.Clone(a.Primary), cloned(a.Groups), keys)
+	if was.exists() && was.credential() == c && old == keys && was.primary() == r.primary() {
 		r.credentials = was.credentials
 	}
 	return r

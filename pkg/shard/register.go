@@ -9,6 +9,7 @@ import (
 
 	"github.com/postern-pop/postern/pkg/ledger"
 	"github.com/postern-pop/postern/pkg/maildrop"
+	"github.com/postern-pop/postern/pkg/scram"
 )
 
 // Limits of an address's record.
@@ -20,7 +21,7 @@ const (
 )
 
 // PutAddress writes a record whole. No hash, or "set" as Address tells of it,
-// keeps the one that is there.
+// keeps the one that is there, and the keys for SCRAM with it.
 func (s *Shard) PutAddress(ctx context.Context, record maildrop.AddressRecord) error {
 	const op = "shard.put_address"
 	if err := s.owned(ctx, op); err != nil {
@@ -29,11 +30,14 @@ func (s *Shard) PutAddress(ctx context.Context, record maildrop.AddressRecord) e
 	if record.Hash == hashSet {
 		record.Hash = ""
 	}
+	if record.Scram == hashSet {
+		record.Scram = ""
+	}
 	if err := checkRecord(record); err != nil {
 		return &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: err}
 	}
 	return failed(op, s.write(ctx, &ledger.Address{
-		Address: string(record.Address), Account: record.Account, Primary: string(record.Primary), Hash: record.Hash,
+		Address: string(record.Address), Account: record.Account, Primary: string(record.Primary), Hash: record.Hash, Scram: record.Scram,
 		Access: uint8(record.Access), Groups: record.Groups, Time: time.Now(),
 	}, 0))
 }
@@ -52,8 +56,15 @@ func checkRecord(r maildrop.AddressRecord) error {
 		return errors.New("an access rule that doesn't exist")
 	case r.Hash != "" && (!strings.HasPrefix(r.Hash, hashForm) || len(r.Hash) > maxHash):
 		return errors.New("the hash is not in PHC string format")
+	case r.Scram != "" && r.Hash == "":
+		return errors.New("keys for SCRAM without a hash of the same password")
 	case len(r.Groups) > maxGroups:
 		return fmt.Errorf("more than %d groups", maxGroups)
+	}
+	if r.Scram != "" {
+		if _, err := scram.ParseKeys(r.Scram); err != nil {
+			return err
+		}
 	}
 	for _, group := range r.Groups {
 		if group == "" || len(group) > maxName {

@@ -41,8 +41,8 @@ func (s *Shard) Open(ctx context.Context, login maildrop.Login) (maildrop.Drop, 
 	return s.snapshot(login, r, class, now), nil
 }
 
-// verify checks the password. Whatever is missing (address, credentials,
-// domain), the same work is done for nobody's password.
+// verify checks the password, or the proof of it. Whatever is missing (address,
+// credentials, domain), the same work is done for nobody's password.
 func (s *Shard) verify(ctx context.Context, login maildrop.Login) (record, error) {
 	r, exists := s.record(login.Address)
 	if primary := r.primary(); primary != "" {
@@ -54,7 +54,7 @@ func (s *Shard) verify(ctx context.Context, login maildrop.Login) (record, error
 			hash = r.credential().hash()
 		}
 	}
-	if err := s.config.Verify(ctx, login, hash); err != nil {
+	if err := s.checkSecret(ctx, login, hash, r); err != nil {
 		return r, err
 	}
 	// The record may have changed meanwhile; what was verified must still stand.
@@ -97,6 +97,7 @@ func (s *Shard) snapshot(login maildrop.Login, r record, class maildrop.Class, n
 	}.renewed(now)}
 	d.info = maildrop.Info{Address: login.Address, Class: class, Region: s.config.Region, Node: s.config.Node}
 	d.info.Count, d.info.Octets = s.state.sum(d.claims.snapshot)
+	d.info.Signature = s.signature(login, r)
 	return d
 }
 

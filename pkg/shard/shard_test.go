@@ -105,6 +105,10 @@ func (m *movable) current() maildrop.Service {
 	return m.Service
 }
 
+func (m *movable) Challenge(ctx context.Context, l maildrop.Login) (maildrop.Challenge, error) {
+	return m.current().Challenge(ctx, l)
+}
+
 func (m *movable) Open(ctx context.Context, login maildrop.Login) (maildrop.Drop, error) {
 	return m.current().Open(ctx, login)
 }

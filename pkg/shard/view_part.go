@@ -61,6 +61,9 @@ func (p *printer) mailbox(v *View, address maildrop.Address) {
 		if r.Hash != "" {
 			owner += ", hash set"
 		}
+		if r.Scram != "" {
+			owner += ", SCRAM keys set"
+		}
 	}
 	messages := "no messages"
 	if n := len(box.messages); n > 0 {

@@ -27,19 +27,140 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type ChallengeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Remote        []byte                 `protobuf:"bytes,2,opt,name=remote,proto3" json:"remote,omitempty"` // 4 or 16 octets, or none
+	Session       string                 `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChallengeRequest) Reset() {
+	*x = ChallengeRequest{}
+	mi := &file_postern_v1_maildrop_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChallengeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChallengeRequest) ProtoMessage() {}
+
+func (x *ChallengeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_maildrop_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChallengeRequest.ProtoReflect.Descriptor instead.
+func (*ChallengeRequest) Descriptor() ([]byte, []int) {
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *ChallengeRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ChallengeRequest) GetRemote() []byte {
+	if x != nil {
+		return x.Remote
+	}
+	return nil
+}
+
+func (x *ChallengeRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+type ChallengeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nonce         string                 `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Salt          []byte                 `protobuf:"bytes,2,opt,name=salt,proto3" json:"salt,omitempty"`
+	Iterations    uint32                 `protobuf:"varint,3,opt,name=iterations,proto3" json:"iterations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChallengeResponse) Reset() {
+	*x = ChallengeResponse{}
+	mi := &file_postern_v1_maildrop_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChallengeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChallengeResponse) ProtoMessage() {}
+
+func (x *ChallengeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_maildrop_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChallengeResponse.ProtoReflect.Descriptor instead.
+func (*ChallengeResponse) Descriptor() ([]byte, []int) {
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ChallengeResponse) GetNonce() string {
+	if x != nil {
+		return x.Nonce
+	}
+	return ""
+}
+
+func (x *ChallengeResponse) GetSalt() []byte {
+	if x != nil {
+		return x.Salt
+	}
+	return nil
+}
+
+func (x *ChallengeResponse) GetIterations() uint32 {
+	if x != nil {
+		return x.Iterations
+	}
+	return 0
+}
+
 type OpenRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	Password      []byte                 `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"` // as the client sent it: not always UTF-8
 	Remote        []byte                 `protobuf:"bytes,3,opt,name=remote,proto3" json:"remote,omitempty"`     // 4 or 16 octets, or none
 	Session       string                 `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
+	Proof         *Proof                 `protobuf:"bytes,5,opt,name=proof,proto3" json:"proof,omitempty"` // in place of a password
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OpenRequest) Reset() {
 	*x = OpenRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[0]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -51,7 +172,7 @@ func (x *OpenRequest) String() string {
 func (*OpenRequest) ProtoMessage() {}
 
 func (x *OpenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[0]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -64,7 +185,7 @@ func (x *OpenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenRequest.ProtoReflect.Descriptor instead.
 func (*OpenRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{0}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *OpenRequest) GetAddress() string {
@@ -95,6 +216,82 @@ func (x *OpenRequest) GetSession() string {
 	return ""
 }
 
+func (x *OpenRequest) GetProof() *Proof {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+// Proof is the client's part of a login by SCRAM-SHA-256 (RFC 5802 section 7).
+type Proof struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	First         string                 `protobuf:"bytes,1,opt,name=first,proto3" json:"first,omitempty"` // client-first-message-bare
+	Final         string                 `protobuf:"bytes,2,opt,name=final,proto3" json:"final,omitempty"` // client-final-message-without-proof
+	Nonce         string                 `protobuf:"bytes,3,opt,name=nonce,proto3" json:"nonce,omitempty"` // of the challenge
+	Proof         []byte                 `protobuf:"bytes,4,opt,name=proof,proto3" json:"proof,omitempty"` // 32 octets
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Proof) Reset() {
+	*x = Proof{}
+	mi := &file_postern_v1_maildrop_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Proof) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Proof) ProtoMessage() {}
+
+func (x *Proof) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_maildrop_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Proof.ProtoReflect.Descriptor instead.
+func (*Proof) Descriptor() ([]byte, []int) {
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Proof) GetFirst() string {
+	if x != nil {
+		return x.First
+	}
+	return ""
+}
+
+func (x *Proof) GetFinal() string {
+	if x != nil {
+		return x.Final
+	}
+	return ""
+}
+
+func (x *Proof) GetNonce() string {
+	if x != nil {
+		return x.Nonce
+	}
+	return ""
+}
+
+func (x *Proof) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
 type OpenResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Address string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // primary
@@ -106,13 +303,14 @@ type OpenResponse struct {
 	Token   []byte                 `protobuf:"bytes,7,opt,name=token,proto3" json:"token,omitempty"`
 	// The listing itself, when it is short: most sessions then need no List.
 	Listing       *Listing `protobuf:"bytes,8,opt,name=listing,proto3" json:"listing,omitempty"`
+	Signature     []byte   `protobuf:"bytes,9,opt,name=signature,proto3" json:"signature,omitempty"` // of a login with a proof: ServerSignature (RFC 5802 section 3)
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OpenResponse) Reset() {
 	*x = OpenResponse{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[1]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -124,7 +322,7 @@ func (x *OpenResponse) String() string {
 func (*OpenResponse) ProtoMessage() {}
 
 func (x *OpenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[1]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -137,7 +335,7 @@ func (x *OpenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenResponse.ProtoReflect.Descriptor instead.
 func (*OpenResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{1}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *OpenResponse) GetAddress() string {
@@ -196,6 +394,13 @@ func (x *OpenResponse) GetListing() *Listing {
 	return nil
 }
 
+func (x *OpenResponse) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 type ListRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
@@ -206,7 +411,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[2]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -218,7 +423,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[2]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -231,7 +436,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{2}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListRequest) GetAddress() string {
@@ -259,7 +464,7 @@ type Listing struct {
 
 func (x *Listing) Reset() {
 	*x = Listing{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[3]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -271,7 +476,7 @@ func (x *Listing) String() string {
 func (*Listing) ProtoMessage() {}
 
 func (x *Listing) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[3]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -284,7 +489,7 @@ func (x *Listing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listing.ProtoReflect.Descriptor instead.
 func (*Listing) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{3}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Listing) GetUids() []string {
@@ -313,7 +518,7 @@ type ReadRequest struct {
 
 func (x *ReadRequest) Reset() {
 	*x = ReadRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[4]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -325,7 +530,7 @@ func (x *ReadRequest) String() string {
 func (*ReadRequest) ProtoMessage() {}
 
 func (x *ReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[4]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -338,7 +543,7 @@ func (x *ReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
 func (*ReadRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{4}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ReadRequest) GetAddress() string {
@@ -378,7 +583,7 @@ type ReadResponse struct {
 
 func (x *ReadResponse) Reset() {
 	*x = ReadResponse{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[5]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +595,7 @@ func (x *ReadResponse) String() string {
 func (*ReadResponse) ProtoMessage() {}
 
 func (x *ReadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[5]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +608,7 @@ func (x *ReadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadResponse.ProtoReflect.Descriptor instead.
 func (*ReadResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{5}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ReadResponse) GetData() []byte {
@@ -424,7 +629,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[6]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -436,7 +641,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[6]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -449,7 +654,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{6}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RemoveRequest) GetAddress() string {
@@ -481,7 +686,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[7]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -493,7 +698,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[7]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -506,7 +711,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{7}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{10}
 }
 
 type CheckRequest struct {
@@ -519,7 +724,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[8]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +736,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[8]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +749,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{8}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CheckRequest) GetAddress() string {
@@ -570,7 +775,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[9]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -582,7 +787,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[9]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -595,7 +800,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{9}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CheckResponse) GetToken() []byte {
@@ -615,7 +820,7 @@ type AcceptRequest struct {
 
 func (x *AcceptRequest) Reset() {
 	*x = AcceptRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[10]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -627,7 +832,7 @@ func (x *AcceptRequest) String() string {
 func (*AcceptRequest) ProtoMessage() {}
 
 func (x *AcceptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[10]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -640,7 +845,7 @@ func (x *AcceptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptRequest.ProtoReflect.Descriptor instead.
 func (*AcceptRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{10}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AcceptRequest) GetAddress() string {
@@ -665,7 +870,7 @@ type AcceptResponse struct {
 
 func (x *AcceptResponse) Reset() {
 	*x = AcceptResponse{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[11]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +882,7 @@ func (x *AcceptResponse) String() string {
 func (*AcceptResponse) ProtoMessage() {}
 
 func (x *AcceptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[11]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +895,7 @@ func (x *AcceptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptResponse.ProtoReflect.Descriptor instead.
 func (*AcceptResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{11}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{14}
 }
 
 type DeliverRequest struct {
@@ -703,7 +908,7 @@ type DeliverRequest struct {
 
 func (x *DeliverRequest) Reset() {
 	*x = DeliverRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[12]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -715,7 +920,7 @@ func (x *DeliverRequest) String() string {
 func (*DeliverRequest) ProtoMessage() {}
 
 func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[12]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -728,7 +933,7 @@ func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
 func (*DeliverRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{12}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeliverRequest) GetEnvelope() *Envelope {
@@ -761,7 +966,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[13]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +978,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[13]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +991,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{13}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Envelope) GetId() []byte {
@@ -853,7 +1058,7 @@ type DeliverResponse struct {
 
 func (x *DeliverResponse) Reset() {
 	*x = DeliverResponse{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[14]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +1070,7 @@ func (x *DeliverResponse) String() string {
 func (*DeliverResponse) ProtoMessage() {}
 
 func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[14]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +1083,7 @@ func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
 func (*DeliverResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{14}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{17}
 }
 
 type AddressRecord struct {
@@ -891,13 +1096,14 @@ type AddressRecord struct {
 	Groups          []string               `protobuf:"bytes,6,rep,name=groups,proto3" json:"groups,omitempty"`
 	ChangedUnixNano int64                  `protobuf:"varint,7,opt,name=changed_unix_nano,json=changedUnixNano,proto3" json:"changed_unix_nano,omitempty"`
 	Revision        uint64                 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
+	Scram           string                 `protobuf:"bytes,9,opt,name=scram,proto3" json:"scram,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *AddressRecord) Reset() {
 	*x = AddressRecord{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[15]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +1115,7 @@ func (x *AddressRecord) String() string {
 func (*AddressRecord) ProtoMessage() {}
 
 func (x *AddressRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[15]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +1128,7 @@ func (x *AddressRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressRecord.ProtoReflect.Descriptor instead.
 func (*AddressRecord) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{15}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AddressRecord) GetAddress() string {
@@ -981,6 +1187,13 @@ func (x *AddressRecord) GetRevision() uint64 {
 	return 0
 }
 
+func (x *AddressRecord) GetScram() string {
+	if x != nil {
+		return x.Scram
+	}
+	return ""
+}
+
 type PutAddressRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Record        *AddressRecord         `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
@@ -990,7 +1203,7 @@ type PutAddressRequest struct {
 
 func (x *PutAddressRequest) Reset() {
 	*x = PutAddressRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[16]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1002,7 +1215,7 @@ func (x *PutAddressRequest) String() string {
 func (*PutAddressRequest) ProtoMessage() {}
 
 func (x *PutAddressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[16]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1015,7 +1228,7 @@ func (x *PutAddressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutAddressRequest.ProtoReflect.Descriptor instead.
 func (*PutAddressRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{16}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PutAddressRequest) GetRecord() *AddressRecord {
@@ -1033,7 +1246,7 @@ type PutAddressResponse struct {
 
 func (x *PutAddressResponse) Reset() {
 	*x = PutAddressResponse{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[17]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1045,7 +1258,7 @@ func (x *PutAddressResponse) String() string {
 func (*PutAddressResponse) ProtoMessage() {}
 
 func (x *PutAddressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[17]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1058,7 +1271,7 @@ func (x *PutAddressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutAddressResponse.ProtoReflect.Descriptor instead.
 func (*PutAddressResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{17}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{20}
 }
 
 type GetAddressRequest struct {
@@ -1070,7 +1283,7 @@ type GetAddressRequest struct {
 
 func (x *GetAddressRequest) Reset() {
 	*x = GetAddressRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[18]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +1295,7 @@ func (x *GetAddressRequest) String() string {
 func (*GetAddressRequest) ProtoMessage() {}
 
 func (x *GetAddressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[18]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,7 +1308,7 @@ func (x *GetAddressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAddressRequest.ProtoReflect.Descriptor instead.
 func (*GetAddressRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{18}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetAddressRequest) GetAddress() string {
@@ -1114,7 +1327,7 @@ type RemoveAddressRequest struct {
 
 func (x *RemoveAddressRequest) Reset() {
 	*x = RemoveAddressRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[19]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1339,7 @@ func (x *RemoveAddressRequest) String() string {
 func (*RemoveAddressRequest) ProtoMessage() {}
 
 func (x *RemoveAddressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[19]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1352,7 @@ func (x *RemoveAddressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveAddressRequest.ProtoReflect.Descriptor instead.
 func (*RemoveAddressRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{19}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RemoveAddressRequest) GetAddress() string {
@@ -1157,7 +1370,7 @@ type RemoveAddressResponse struct {
 
 func (x *RemoveAddressResponse) Reset() {
 	*x = RemoveAddressResponse{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[20]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1382,7 @@ func (x *RemoveAddressResponse) String() string {
 func (*RemoveAddressResponse) ProtoMessage() {}
 
 func (x *RemoveAddressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[20]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1395,7 @@ func (x *RemoveAddressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveAddressResponse.ProtoReflect.Descriptor instead.
 func (*RemoveAddressResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{20}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{23}
 }
 
 type ListAddressesRequest struct {
@@ -1194,7 +1407,7 @@ type ListAddressesRequest struct {
 
 func (x *ListAddressesRequest) Reset() {
 	*x = ListAddressesRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[21]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1206,7 +1419,7 @@ func (x *ListAddressesRequest) String() string {
 func (*ListAddressesRequest) ProtoMessage() {}
 
 func (x *ListAddressesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[21]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1219,7 +1432,7 @@ func (x *ListAddressesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAddressesRequest.ProtoReflect.Descriptor instead.
 func (*ListAddressesRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{21}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListAddressesRequest) GetAccount() string {
@@ -1244,7 +1457,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[22]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1469,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[22]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1482,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{22}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Fault) GetKind() uint32 {
@@ -1319,12 +1532,28 @@ var File_postern_v1_maildrop_proto protoreflect.FileDescriptor
 const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\n" +
 	"\x19postern/v1/maildrop.proto\x12\n" +
-	"postern.v1\"u\n" +
+	"postern.v1\"^\n" +
+	"\x10ChallengeRequest\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x16\n" +
+	"\x06remote\x18\x02 \x01(\fR\x06remote\x12\x18\n" +
+	"\asession\x18\x03 \x01(\tR\asession\"]\n" +
+	"\x11ChallengeResponse\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\tR\x05nonce\x12\x12\n" +
+	"\x04salt\x18\x02 \x01(\fR\x04salt\x12\x1e\n" +
+	"\n" +
+	"iterations\x18\x03 \x01(\rR\n" +
+	"iterations\"\x9e\x01\n" +
 	"\vOpenRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1a\n" +
 	"\bpassword\x18\x02 \x01(\fR\bpassword\x12\x16\n" +
 	"\x06remote\x18\x03 \x01(\fR\x06remote\x12\x18\n" +
-	"\asession\x18\x04 \x01(\tR\asession\"\xdd\x01\n" +
+	"\asession\x18\x04 \x01(\tR\asession\x12'\n" +
+	"\x05proof\x18\x05 \x01(\v2\x11.postern.v1.ProofR\x05proof\"_\n" +
+	"\x05Proof\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\tR\x05first\x12\x14\n" +
+	"\x05final\x18\x02 \x01(\tR\x05final\x12\x14\n" +
+	"\x05nonce\x18\x03 \x01(\tR\x05nonce\x12\x14\n" +
+	"\x05proof\x18\x04 \x01(\fR\x05proof\"\xfb\x01\n" +
 	"\fOpenResponse\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
 	"\x05class\x18\x02 \x01(\rR\x05class\x12\x14\n" +
@@ -1333,7 +1562,8 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\x06region\x18\x05 \x01(\tR\x06region\x12\x12\n" +
 	"\x04node\x18\x06 \x01(\tR\x04node\x12\x14\n" +
 	"\x05token\x18\a \x01(\fR\x05token\x12-\n" +
-	"\alisting\x18\b \x01(\v2\x13.postern.v1.ListingR\alisting\"=\n" +
+	"\alisting\x18\b \x01(\v2\x13.postern.v1.ListingR\alisting\x12\x1c\n" +
+	"\tsignature\x18\t \x01(\fR\tsignature\"=\n" +
 	"\vListRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\fR\x05token\"3\n" +
@@ -1373,7 +1603,7 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\x04size\x18\x06 \x01(\x04R\x04size\x12\x10\n" +
 	"\x03uid\x18\a \x01(\tR\x03uid\x12,\n" +
 	"\x12received_unix_nano\x18\b \x01(\x03R\x10receivedUnixNano\"\x11\n" +
-	"\x0fDeliverResponse\"\xe9\x01\n" +
+	"\x0fDeliverResponse\"\xff\x01\n" +
 	"\rAddressRecord\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x18\n" +
@@ -1382,7 +1612,8 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\x06access\x18\x05 \x01(\rR\x06access\x12\x16\n" +
 	"\x06groups\x18\x06 \x03(\tR\x06groups\x12*\n" +
 	"\x11changed_unix_nano\x18\a \x01(\x03R\x0fchangedUnixNano\x12\x1a\n" +
-	"\brevision\x18\b \x01(\x04R\brevision\"F\n" +
+	"\brevision\x18\b \x01(\x04R\brevision\x12\x14\n" +
+	"\x05scram\x18\t \x01(\tR\x05scram\"F\n" +
 	"\x11PutAddressRequest\x121\n" +
 	"\x06record\x18\x01 \x01(\v2\x19.postern.v1.AddressRecordR\x06record\"\x14\n" +
 	"\x12PutAddressResponse\"-\n" +
@@ -1400,8 +1631,9 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\aprimary\x18\x04 \x01(\tR\aprimary\x12\x14\n" +
 	"\x05cause\x18\x05 \x01(\tR\x05cause\x12\x1d\n" +
 	"\n" +
-	"wait_milli\x18\x06 \x01(\x03R\twaitMilli2\xc0\x06\n" +
-	"\bMaildrop\x129\n" +
+	"wait_milli\x18\x06 \x01(\x03R\twaitMilli2\x8a\a\n" +
+	"\bMaildrop\x12H\n" +
+	"\tChallenge\x12\x1c.postern.v1.ChallengeRequest\x1a\x1d.postern.v1.ChallengeResponse\x129\n" +
 	"\x04Open\x12\x17.postern.v1.OpenRequest\x1a\x18.postern.v1.OpenResponse\x126\n" +
 	"\x04List\x12\x17.postern.v1.ListRequest\x1a\x13.postern.v1.Listing0\x01\x12;\n" +
 	"\x04Read\x12\x17.postern.v1.ReadRequest\x1a\x18.postern.v1.ReadResponse0\x01\x12?\n" +
@@ -1429,65 +1661,71 @@ func file_postern_v1_maildrop_proto_rawDescGZIP() []byte {
 	return file_postern_v1_maildrop_proto_rawDescData
 }
 
-var file_postern_v1_maildrop_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_postern_v1_maildrop_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_postern_v1_maildrop_proto_goTypes = []any{
-	(*OpenRequest)(nil),           // 0: postern.v1.OpenRequest
-	(*OpenResponse)(nil),          // 1: postern.v1.OpenResponse
-	(*ListRequest)(nil),           // 2: postern.v1.ListRequest
-	(*Listing)(nil),               // 3: postern.v1.Listing
-	(*ReadRequest)(nil),           // 4: postern.v1.ReadRequest
-	(*ReadResponse)(nil),          // 5: postern.v1.ReadResponse
-	(*RemoveRequest)(nil),         // 6: postern.v1.RemoveRequest
-	(*RemoveResponse)(nil),        // 7: postern.v1.RemoveResponse
-	(*CheckRequest)(nil),          // 8: postern.v1.CheckRequest
-	(*CheckResponse)(nil),         // 9: postern.v1.CheckResponse
-	(*AcceptRequest)(nil),         // 10: postern.v1.AcceptRequest
-	(*AcceptResponse)(nil),        // 11: postern.v1.AcceptResponse
-	(*DeliverRequest)(nil),        // 12: postern.v1.DeliverRequest
-	(*Envelope)(nil),              // 13: postern.v1.Envelope
-	(*DeliverResponse)(nil),       // 14: postern.v1.DeliverResponse
-	(*AddressRecord)(nil),         // 15: postern.v1.AddressRecord
-	(*PutAddressRequest)(nil),     // 16: postern.v1.PutAddressRequest
-	(*PutAddressResponse)(nil),    // 17: postern.v1.PutAddressResponse
-	(*GetAddressRequest)(nil),     // 18: postern.v1.GetAddressRequest
-	(*RemoveAddressRequest)(nil),  // 19: postern.v1.RemoveAddressRequest
-	(*RemoveAddressResponse)(nil), // 20: postern.v1.RemoveAddressResponse
-	(*ListAddressesRequest)(nil),  // 21: postern.v1.ListAddressesRequest
-	(*Fault)(nil),                 // 22: postern.v1.Fault
+	(*ChallengeRequest)(nil),      // 0: postern.v1.ChallengeRequest
+	(*ChallengeResponse)(nil),     // 1: postern.v1.ChallengeResponse
+	(*OpenRequest)(nil),           // 2: postern.v1.OpenRequest
+	(*Proof)(nil),                 // 3: postern.v1.Proof
+	(*OpenResponse)(nil),          // 4: postern.v1.OpenResponse
+	(*ListRequest)(nil),           // 5: postern.v1.ListRequest
+	(*Listing)(nil),               // 6: postern.v1.Listing
+	(*ReadRequest)(nil),           // 7: postern.v1.ReadRequest
+	(*ReadResponse)(nil),          // 8: postern.v1.ReadResponse
+	(*RemoveRequest)(nil),         // 9: postern.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 10: postern.v1.RemoveResponse
+	(*CheckRequest)(nil),          // 11: postern.v1.CheckRequest
+	(*CheckResponse)(nil),         // 12: postern.v1.CheckResponse
+	(*AcceptRequest)(nil),         // 13: postern.v1.AcceptRequest
+	(*AcceptResponse)(nil),        // 14: postern.v1.AcceptResponse
+	(*DeliverRequest)(nil),        // 15: postern.v1.DeliverRequest
+	(*Envelope)(nil),              // 16: postern.v1.Envelope
+	(*DeliverResponse)(nil),       // 17: postern.v1.DeliverResponse
+	(*AddressRecord)(nil),         // 18: postern.v1.AddressRecord
+	(*PutAddressRequest)(nil),     // 19: postern.v1.PutAddressRequest
+	(*PutAddressResponse)(nil),    // 20: postern.v1.PutAddressResponse
+	(*GetAddressRequest)(nil),     // 21: postern.v1.GetAddressRequest
+	(*RemoveAddressRequest)(nil),  // 22: postern.v1.RemoveAddressRequest
+	(*RemoveAddressResponse)(nil), // 23: postern.v1.RemoveAddressResponse
+	(*ListAddressesRequest)(nil),  // 24: postern.v1.ListAddressesRequest
+	(*Fault)(nil),                 // 25: postern.v1.Fault
 }
 var file_postern_v1_maildrop_proto_depIdxs = []int32{
-	3,  // 0: postern.v1.OpenResponse.listing:type_name -> postern.v1.Listing
-	13, // 1: postern.v1.DeliverRequest.envelope:type_name -> postern.v1.Envelope
-	15, // 2: postern.v1.PutAddressRequest.record:type_name -> postern.v1.AddressRecord
-	0,  // 3: postern.v1.Maildrop.Open:input_type -> postern.v1.OpenRequest
-	2,  // 4: postern.v1.Maildrop.List:input_type -> postern.v1.ListRequest
-	4,  // 5: postern.v1.Maildrop.Read:input_type -> postern.v1.ReadRequest
-	6,  // 6: postern.v1.Maildrop.Remove:input_type -> postern.v1.RemoveRequest
-	8,  // 7: postern.v1.Maildrop.Check:input_type -> postern.v1.CheckRequest
-	10, // 8: postern.v1.Maildrop.Accept:input_type -> postern.v1.AcceptRequest
-	12, // 9: postern.v1.Maildrop.Deliver:input_type -> postern.v1.DeliverRequest
-	12, // 10: postern.v1.Maildrop.Import:input_type -> postern.v1.DeliverRequest
-	16, // 11: postern.v1.Maildrop.PutAddress:input_type -> postern.v1.PutAddressRequest
-	18, // 12: postern.v1.Maildrop.GetAddress:input_type -> postern.v1.GetAddressRequest
-	19, // 13: postern.v1.Maildrop.RemoveAddress:input_type -> postern.v1.RemoveAddressRequest
-	21, // 14: postern.v1.Maildrop.ListAddresses:input_type -> postern.v1.ListAddressesRequest
-	1,  // 15: postern.v1.Maildrop.Open:output_type -> postern.v1.OpenResponse
-	3,  // 16: postern.v1.Maildrop.List:output_type -> postern.v1.Listing
-	5,  // 17: postern.v1.Maildrop.Read:output_type -> postern.v1.ReadResponse
-	7,  // 18: postern.v1.Maildrop.Remove:output_type -> postern.v1.RemoveResponse
-	9,  // 19: postern.v1.Maildrop.Check:output_type -> postern.v1.CheckResponse
-	11, // 20: postern.v1.Maildrop.Accept:output_type -> postern.v1.AcceptResponse
-	14, // 21: postern.v1.Maildrop.Deliver:output_type -> postern.v1.DeliverResponse
-	14, // 22: postern.v1.Maildrop.Import:output_type -> postern.v1.DeliverResponse
-	17, // 23: postern.v1.Maildrop.PutAddress:output_type -> postern.v1.PutAddressResponse
-	15, // 24: postern.v1.Maildrop.GetAddress:output_type -> postern.v1.AddressRecord
-	20, // 25: postern.v1.Maildrop.RemoveAddress:output_type -> postern.v1.RemoveAddressResponse
-	15, // 26: postern.v1.Maildrop.ListAddresses:output_type -> postern.v1.AddressRecord
-	15, // [15:27] is the sub-list for method output_type
-	3,  // [3:15] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	3,  // 0: postern.v1.OpenRequest.proof:type_name -> postern.v1.Proof
+	6,  // 1: postern.v1.OpenResponse.listing:type_name -> postern.v1.Listing
+	16, // 2: postern.v1.DeliverRequest.envelope:type_name -> postern.v1.Envelope
+	18, // 3: postern.v1.PutAddressRequest.record:type_name -> postern.v1.AddressRecord
+	0,  // 4: postern.v1.Maildrop.Challenge:input_type -> postern.v1.ChallengeRequest
+	2,  // 5: postern.v1.Maildrop.Open:input_type -> postern.v1.OpenRequest
+	5,  // 6: postern.v1.Maildrop.List:input_type -> postern.v1.ListRequest
+	7,  // 7: postern.v1.Maildrop.Read:input_type -> postern.v1.ReadRequest
+	9,  // 8: postern.v1.Maildrop.Remove:input_type -> postern.v1.RemoveRequest
+	11, // 9: postern.v1.Maildrop.Check:input_type -> postern.v1.CheckRequest
+	13, // 10: postern.v1.Maildrop.Accept:input_type -> postern.v1.AcceptRequest
+	15, // 11: postern.v1.Maildrop.Deliver:input_type -> postern.v1.DeliverRequest
+	15, // 12: postern.v1.Maildrop.Import:input_type -> postern.v1.DeliverRequest
+	19, // 13: postern.v1.Maildrop.PutAddress:input_type -> postern.v1.PutAddressRequest
+	21, // 14: postern.v1.Maildrop.GetAddress:input_type -> postern.v1.GetAddressRequest
+	22, // 15: postern.v1.Maildrop.RemoveAddress:input_type -> postern.v1.RemoveAddressRequest
+	24, // 16: postern.v1.Maildrop.ListAddresses:input_type -> postern.v1.ListAddressesRequest
+	1,  // 17: postern.v1.Maildrop.Challenge:output_type -> postern.v1.ChallengeResponse
+	4,  // 18: postern.v1.Maildrop.Open:output_type -> postern.v1.OpenResponse
+	6,  // 19: postern.v1.Maildrop.List:output_type -> postern.v1.Listing
+	8,  // 20: postern.v1.Maildrop.Read:output_type -> postern.v1.ReadResponse
+	10, // 21: postern.v1.Maildrop.Remove:output_type -> postern.v1.RemoveResponse
+	12, // 22: postern.v1.Maildrop.Check:output_type -> postern.v1.CheckResponse
+	14, // 23: postern.v1.Maildrop.Accept:output_type -> postern.v1.AcceptResponse
+	17, // 24: postern.v1.Maildrop.Deliver:output_type -> postern.v1.DeliverResponse
+	17, // 25: postern.v1.Maildrop.Import:output_type -> postern.v1.DeliverResponse
+	20, // 26: postern.v1.Maildrop.PutAddress:output_type -> postern.v1.PutAddressResponse
+	18, // 27: postern.v1.Maildrop.GetAddress:output_type -> postern.v1.AddressRecord
+	23, // 28: postern.v1.Maildrop.RemoveAddress:output_type -> postern.v1.RemoveAddressResponse
+	18, // 29: postern.v1.Maildrop.ListAddresses:output_type -> postern.v1.AddressRecord
+	17, // [17:30] is the sub-list for method output_type
+	4,  // [4:17] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_postern_v1_maildrop_proto_init() }
@@ -1501,7 +1739,7 @@ func file_postern_v1_maildrop_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_postern_v1_maildrop_proto_rawDesc), len(file_postern_v1_maildrop_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
+	Maildrop_Challenge_FullMethodName     = "/postern.v1.Maildrop/Challenge"
 	Maildrop_Open_FullMethodName          = "/postern.v1.Maildrop/Open"
 	Maildrop_List_FullMethodName          = "/postern.v1.Maildrop/List"
 	Maildrop_Read_FullMethodName          = "/postern.v1.Maildrop/Read"
@@ -43,6 +44,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type MaildropClient interface {
+	// Challenge begins a login by SCRAM-SHA-256; Open ends it.
+	Challenge(ctx context.Context, in *ChallengeRequest, opts ...grpc.CallOption) (*ChallengeResponse, error)
 	// Open verifies a user and takes a snapshot of the maildrop.
 	Open(ctx context.Context, in *OpenRequest, opts ...grpc.CallOption) (*OpenResponse, error)
 	// List sends the snapshot's listing in chunks.
@@ -72,6 +75,16 @@ type maildropClient struct {
 
 func NewMaildropClient(cc grpc.ClientConnInterface) MaildropClient {
 	return &maildropClient{cc}
+}
+
+func (c *maildropClient) Challenge(ctx context.Context, in *ChallengeRequest, opts ...grpc.CallOption) (*ChallengeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ChallengeResponse)
+	err := c.cc.Invoke(ctx, Maildrop_Challenge_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 func (c *maildropClient) Open(ctx context.Context, in *OpenRequest, opts ...grpc.CallOption) (*OpenResponse, error) {
@@ -231,6 +244,8 @@ type Maildrop_ListAddressesClient = grpc.ServerStreamingClient[AddressRecord]
 // All implementations must embed UnimplementedMaildropServer
 // for forward compatibility.
 type MaildropServer interface {
+	// Challenge begins a login by SCRAM-SHA-256; Open ends it.
+	Challenge(context.Context, *ChallengeRequest) (*ChallengeResponse, error)
 	// Open verifies a user and takes a snapshot of the maildrop.
 	Open(context.Context, *OpenRequest) (*OpenResponse, error)
 	// List sends the snapshot's listing in chunks.
@@ -262,6 +277,9 @@ type MaildropServer interface {
 // pointer dereference when methods are called.
 type UnimplementedMaildropServer struct{}
 
+func (UnimplementedMaildropServer) Challenge(context.Context, *ChallengeRequest) (*ChallengeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Challenge not implemented")
+}
 func (UnimplementedMaildropServer) Open(context.Context, *OpenRequest) (*OpenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Open not implemented")
 }
@@ -317,6 +335,24 @@ func RegisterMaildropServer(s grpc.ServiceRegistrar, srv MaildropServer) {
 		t.testEmbeddedByValue()
 	}
 	s.RegisterService(&Maildrop_ServiceDesc, srv)
+}
+
+func _Maildrop_Challenge_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChallengeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MaildropServer).Challenge(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Maildrop_Challenge_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MaildropServer).Challenge(ctx, req.(*ChallengeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
 }
 
 func _Maildrop_Open_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
@@ -499,6 +535,10 @@ var Maildrop_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "postern.v1.Maildrop",
 	HandlerType: (*MaildropServer)(nil),
 	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Challenge",
+			Handler:    _Maildrop_Challenge_Handler,
+		},
 		{
 			MethodName: "Open",
 			Handler:    _Maildrop_Open_Handler,
