@@ -46,7 +46,7 @@ func front(ctx context.Context, p *run.Process, h *host, cfg *config.Process) er
 	if err != nil {
 		return err
 	}
-	return serve(ctx, p, "pop3s", string(cfg.Front.POP3S.Listen), server.Serve, server.Shutdown)
+	return doors(ctx, p, cfg.Front, server, me.metrics)
 }
 
 // maxSessions is how many clients a front serves at once, where the system's

@@ -48,8 +48,8 @@ func scripts(t testing.TB) (all []script) {
 			switch {
 			case strings.HasPrefix(line, "== "): // a new conversation
 				name, drop, _ := strings.Cut(line[3:], " @")
-				drop, clear := strings.CutSuffix(drop, " in the clear")
-				all = append(all, script{name: base + "/" + name, drop: drop, clear: clear})
+				drop, cleartext := strings.CutSuffix(drop, " in the clear")
+				all = append(all, script{name: base + "/" + name, drop: drop, clear: cleartext})
 			case line == "", strings.HasPrefix(line, "#"):
 			default:
 				s := &all[len(all)-1]

@@ -58,11 +58,14 @@ func (c *conn) upgrade(ctx context.Context, r Request) Result {
 	if c.lines.Buffered() > 0 {
 		return Result{Err: ErrTrailing}
 	}
-	c.out.Write(r.Preface)
-	if err := c.out.Flush(); err != nil {
-		return Result{Err: err}
+	_, err := c.out.Write(r.Preface)
+	if err == nil {
+		err = c.out.Flush()
 	}
-	if err := c.handshake(ctx); err != nil {
+	if err == nil {
+		err = c.handshake(ctx)
+	}
+	if err != nil {
 		return Result{Err: err}
 	}
 	c.in.conn, c.out.conn = c.tls, c.tls

@@ -152,7 +152,7 @@ type drip struct {
 
 func (d *drip) Write(p []byte) (n int, err error) {
 	for i := range p {
-		time.Sleep(d.pause) //nolint:forbidigo // in a bubble: slow is what it is for
+		time.Sleep(d.pause)
 		if _, err := d.Conn.Write(p[i : i+1]); err != nil {
 			return i, err
 		}
