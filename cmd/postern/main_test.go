@@ -7,8 +7,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/postern-pop/postern/pkg/config"
+	"github.com/postern-pop/postern/pkg/pop3"
 )
 
 // binary is the program under test, built once.
@@ -159,6 +163,18 @@ func TestQuote(t *testing.T) {
 	for in, want := range map[string]string{"/a/b-c.pem": "/a/b-c.pem", "my dir/ca.pem": "'my dir/ca.pem'", "it's": `'it'\''s'`, "": "''"} {
 		if got := quote(in); got != want {
 			t.Errorf("%q: %s, want %s", in, got, want)
+		}
+	}
+}
+
+// What a role file may name is what there is, and what is there when it names nothing.
+func TestMechanismsOfRoleFiles(t *testing.T) {
+	if err := pop3.CheckMechanisms(config.Mechanisms()); err != nil {
+		t.Error(err)
+	}
+	for _, name := range pop3.DefaultMechanisms() {
+		if !slices.Contains(config.Mechanisms(), name) {
+			t.Errorf("%s is offered and can't be named", name)
 		}
 	}
 }

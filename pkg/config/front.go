@@ -1,6 +1,11 @@
 package config
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
 
 // Front is the role that mail clients talk to.
 type Front struct {
@@ -10,7 +15,13 @@ type Front struct {
 	POP3         *Listener      `yaml:"pop3,omitempty" want:"listen"`                     // STLS, and nothing without it; nil: off
 	POP3Proxy    *ProxyListener `yaml:"pop3_proxy,omitempty" want:"listen and networks"`  // the same, behind balancers
 	Gateway      Gateway        `yaml:"gateway" want:"listen"`
+	// SASL are the mechanisms that clients may log in by, beside USER and PASS; absent: all
+	// but SCRAM-SHA-256-PLUS, with which mutt on Debian 12 can't log in.
+	SASL []string `yaml:"sasl,omitempty" want:"a list of PLAIN, LOGIN, SCRAM-SHA-256, SCRAM-SHA-256-PLUS"`
 }
+
+// Mechanisms are what front.sasl may name.
+func Mechanisms() []string { return []string{"PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"} }
 
 // Pair is a certificate that mail clients see, and its key.
 type Pair struct {
@@ -36,7 +47,8 @@ type Gateway struct {
 	Listen HostPort `yaml:"listen" want:"host:port, such as :9950"`
 }
 
-// Validate reports a front without a certificate, and files that are named twice.
+// Validate reports a front without a certificate, files that are named twice, and
+// mechanisms that aren't there.
 func (f *Front) Validate(report Report) {
 	if len(f.Certificates) == 0 {
 		report("certificates", "an empty list", "at least one cert and key, for the region's hostname")
@@ -47,6 +59,17 @@ func (f *Front) Validate(report Report) {
 			report("certificates", "cert "+string(pair.Cert)+" twice", "each file once")
 		}
 		seen[pair.Cert] = true
+	}
+	for i, name := range f.SASL {
+		switch {
+		case !slices.Contains(Mechanisms(), name):
+			report("sasl", strconv.Quote(name), "a list of "+strings.Join(Mechanisms(), ", "))
+		case slices.Contains(f.SASL[:i], name):
+			report("sasl", name+" twice", "each mechanism once")
+		}
+	}
+	if f.SASL != nil && len(f.SASL) == 0 {
+		report("sasl", "an empty list", "a list of "+strings.Join(Mechanisms(), ", "))
 	}
 }
 

@@ -18,6 +18,10 @@ func TestFrontRules(t *testing.T) {
 		"twice":             {swap("{cert: pop.pem, key: pop.key}", "{cert: pop.pem, key: a}, {cert: pop.pem, key: b}"), `:24: front.certificates: found cert DIR/pop.pem twice, expected each file once`},
 		"where they were":   {swap(`{listen: ":9951"}`, `{listen: ":9951", cert: a, key: b}`), `:23: front.pop3s.cert: found an unknown key, expected one of listen`},
 		"no balancer":       {front + "  pop3s_proxy: {listen: ':9995', networks: []}\n", `:26: front.pop3s_proxy.networks: found an empty list, expected at least one network`},
+		"mechanisms":        {front + "  sasl: [PLAIN, SCRAM-SHA-256-PLUS]\n", ""},
+		"no such mechanism": {front + "  sasl: [PLAIN, CRAM-MD5]\n", `:26: front.sasl: found "CRAM-MD5", expected a list of PLAIN, LOGIN, SCRAM-SHA-256, SCRAM-SHA-256-PLUS`},
+		"mechanism twice":   {front + "  sasl: [PLAIN, PLAIN]\n", `:26: front.sasl: found PLAIN twice, expected each mechanism once`},
+		"no mechanism":      {front + "  sasl: []\n", `:26: front.sasl: found an empty list, expected a list of PLAIN`},
 		"networks left out": {front + "  pop3s_proxy: {listen: ':9995'}\n", `:26: front.pop3s_proxy.networks: found nothing, expected a list of the balancers' networks`},
 		"everybody":         {front + "  pop3_proxy: {listen: ':9995', networks: [192.0.2.0/24, '::/0']}\n", `:26: front.pop3_proxy.networks: found ::/0, everybody, expected the balancers' networks only`},
 	} {

@@ -1,21 +1,12 @@
 package pop3
 
 import (
-	"bytes"
-	"encoding/base64"
-	"errors"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/postern-pop/postern/pkg/maildrop"
 )
-
-// mechanism is a SASL mechanism that the client's first response decides.
-type mechanism struct {
-	name    string
-	respond func(*Session, []byte) Step
-}
 
 // capa: RFC 2449 section 5. With TLS only EXPIRE differs between the states.
 func (s *Session) capa(call) Step {
@@ -58,100 +49,6 @@ func (s *Session) pass(c call) Step {
 	return s.login("USER", name, string(c.text))
 }
 
-// auth: RFC 5034 section 4. Alone it lists the mechanisms, as old clients expect.
-func (s *Session) auth(c call) Step {
-	if len(c.text) == 0 {
-		return s.mechanisms()
-	}
-	name, initial, has := bytes.Cut(c.text, []byte(" "))
-	m := s.protocol.mechanism(name)
-	switch {
-	case m == nil:
-		return s.err("this mechanism is not offered")
-	case !has:
-		s.exchange = m
-		s.out = append(s.out, "+ \r\n"...)
-		return Step{Reply: s.out}
-	case string(initial) == "=": // an initial response that is there, and empty
-		return m.respond(s, nil)
-	}
-	return s.decoded(m, initial)
-}
-
-func (s *Session) mechanisms() Step {
-	s.out = append(s.out, "+OK mechanisms follow\r\n"...)
-	for i := range s.protocol.mechanisms {
-		s.out = append(s.out, s.protocol.mechanisms[i].name...)
-		s.out = append(s.out, "\r\n"...)
-	}
-	return s.done(append(s.out, ".\r\n"...), StatusOK)
-}
-
-func (p *Protocol) mechanism(name []byte) *mechanism {
-	for i := range p.mechanisms {
-		if strings.EqualFold(p.mechanisms[i].name, string(name)) {
-			return &p.mechanisms[i]
-		}
-	}
-	return nil
-}
-
-// response takes the line that follows a challenge.
-func (s *Session) response(line []byte) Step {
-	m := s.exchange
-	s.exchange = nil
-	s.call = call{command: s.protocol.lookup([]byte("AUTH"))}
-	if string(line) == "*" {
-		return s.err("cancelled")
-	}
-	return s.decoded(m, line)
-}
-
-func (s *Session) decoded(m *mechanism, text []byte) Step {
-	response, err := decodeBase64(text)
-	if err != nil {
-		return s.err("the response is not base64")
-	}
-	return m.respond(s, response)
-}
-
-var errBase64 = errors.New("not base64")
-
-// decodeBase64 is RFC 4648 section 4 and nothing else: the library skips line ends.
-func decodeBase64(text []byte) ([]byte, error) {
-	if bytes.ContainsAny(text, "\r\n") {
-		return nil, errBase64
-	}
-	out := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
-	n, err := base64.StdEncoding.Decode(out, text)
-	if err != nil {
-		return nil, errBase64
-	}
-	return out[:n], nil
-}
-
-// plain: RFC 4616. Nobody acts for somebody else.
-func (s *Session) plain(response []byte) Step {
-	authzid, name, password, ok := splitPlain(response)
-	if !ok {
-		return s.err("the response is not one of PLAIN")
-	}
-	if authzid != "" && !sameUser(authzid, name) {
-		s.mechanism = "PLAIN"
-		return s.refused()
-	}
-	return s.login("PLAIN", name, password)
-}
-
-// splitPlain is message = [authzid] NUL authcid NUL passwd (RFC 4616 section 2).
-func splitPlain(message []byte) (authzid, name, password string, ok bool) {
-	parts := bytes.Split(message, []byte{0})
-	if len(parts) != 3 || len(parts[1]) == 0 || len(parts[2]) == 0 {
-		return "", "", "", false
-	}
-	return string(parts[0]), string(parts[1]), string(parts[2]), true
-}
-
 // sameUser reports whether two spellings name one address.
 func sameUser(a, b string) bool {
 	if a == b {
@@ -165,29 +62,43 @@ func sameUser(a, b string) bool {
 // login asks for the maildrop.
 func (s *Session) login(mechanism, name, password string) Step {
 	s.mechanism = mechanism
-	address, err := maildrop.ParseAddress(strings.Trim(name, " "))
+	address, err := userAddress(name)
 	if err != nil || !utf8.ValidString(password) || strings.IndexByte(password, 0) >= 0 {
 		return s.refused()
 	}
 	return s.ask(Request{Op: OpOpen, Address: address, Password: password})
 }
 
+// userAddress is the address that a user calls himself.
+func userAddress(name string) (maildrop.Address, error) {
+	return maildrop.ParseAddress(strings.Trim(name, " "))
+}
+
 // opened takes the answer to a login.
 func (s *Session) opened(r Result) Step {
-	if r.Err == nil {
+	switch {
+	case r.Err == nil && s.scram != nil:
+		return s.scram.prove(s, r.Info)
+	case r.Err == nil:
 		return s.enter(r.Info)
 	}
-	if maildrop.KindOf(r.Err) != maildrop.Denied {
-		step := s.trouble(OpOpen, r.Err)
+	return s.notOpened(r.Err)
+}
+
+// notOpened says why a user isn't let in.
+func (s *Session) notOpened(err error) Step {
+	s.scram = nil
+	if maildrop.KindOf(err) != maildrop.Denied {
+		step := s.trouble(OpOpen, err)
 		step.Login = LoginUnavailable
 		return step
 	}
-	if maildrop.ReasonOf(r.Err) == maildrop.ReasonCredentials {
+	if maildrop.ReasonOf(err) == maildrop.ReasonCredentials {
 		return s.refused()
 	}
-	step := s.trouble(OpOpen, r.Err)
+	step := s.trouble(OpOpen, err)
 	step.Login = LoginDenied
-	if maildrop.ReasonOf(r.Err) == maildrop.ReasonLockout {
+	if maildrop.ReasonOf(err) == maildrop.ReasonLockout {
 		return s.failure(step)
 	}
 	return step
@@ -212,7 +123,7 @@ func (s *Session) failure(step Step) Step {
 
 // enter begins the TRANSACTION state.
 func (s *Session) enter(info maildrop.Info) Step {
-	s.state, s.info, s.checked, s.name = Transaction, info, s.now, ""
+	s.state, s.info, s.checked, s.name, s.scram = Transaction, info, s.now, "", nil
 	s.out = append(s.out, "+OK "...)
 	s.out = appendCount(s.out, uint64(info.Count), "message")
 	s.out = append(s.out, ", "...)

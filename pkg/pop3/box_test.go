@@ -27,6 +27,7 @@ type box struct {
 	removed  []maildrop.UID
 	hold     map[Op]chan struct{} // a call waits for it, or for its context
 	ended    []error              // the contexts' errors of calls that were held
+	opened   int
 	closed   int
 }
 
@@ -103,6 +104,9 @@ const (
 )
 
 func (b *box) Challenge(ctx context.Context, _ maildrop.Login) (maildrop.Challenge, error) {
+	if err := b.begin(ctx, OpChallenge); err != nil {
+		return maildrop.Challenge{}, err
+	}
 	k := b.keys()
 	return maildrop.Challenge{Nonce: boxNonce, Salt: k.Salt[:], Iterations: k.Iterations}, nil
 }
@@ -118,12 +122,17 @@ func (b *box) Open(ctx context.Context, l maildrop.Login) (maildrop.Drop, error)
 		if err != nil || l.Address != b.address || !keys.Verify(transcript, l.Proof.Proof) {
 			return nil, wrong
 		}
-		return &boxDrop{b, keys.Sign(transcript)}, nil
+		return b.drop(keys.Sign(transcript)), nil
 	}
 	if l.Address != b.address || l.Password != b.password {
 		return nil, wrong
 	}
-	return &boxDrop{b, ""}, nil
+	return b.drop(""), nil
+}
+
+func (b *box) drop(signature string) *boxDrop {
+	b.set(func() { b.opened++ })
+	return &boxDrop{b, signature}
 }
 
 type boxDrop struct {

@@ -12,8 +12,8 @@ import (
 // once and never changes.
 type Protocol struct {
 	commands   []command
-	mechanisms []mechanism
-	other      *command // what isn't in the table
+	mechanisms []mechanism // those that are offered
+	other      *command    // what isn't in the table
 	greeting   []byte
 	before     []byte // CAPA's reply in AUTHORIZATION; the one in TRANSACTION differs in EXPIRE
 	clear      []byte // CAPA's reply before TLS
@@ -52,8 +52,10 @@ type call struct {
 
 const anyState = Authorization | Transaction
 
-// NewProtocol makes the table. Hostname and region show in the greeting.
-func NewProtocol(hostname, region string) *Protocol {
+// NewProtocol makes the table. Hostname and region show in the greeting. The SASL
+// mechanisms that are offered are those of DefaultMechanisms unless some are named;
+// CheckMechanisms says whether they are known.
+func NewProtocol(hostname, region string, mechanisms ...string) *Protocol {
 	p := &Protocol{
 		other: &command{verb: "OTHER", states: anyState},
 		commands: []command{
@@ -72,9 +74,7 @@ func NewProtocol(hostname, region string) *Protocol {
 			{verb: "NOOP", args: noArguments, states: Transaction, run: (*Session).noop},
 			{verb: "QUIT", args: noArguments, states: anyState | Cleartext, run: (*Session).quit},
 		},
-		mechanisms: []mechanism{
-			{name: "PLAIN", respond: (*Session).plain}, // RFC 4616
-		},
+		mechanisms: offered(mechanisms),
 	}
 	for i := range p.commands {
 		p.commands[i].key = packVerb([]byte(p.commands[i].verb))

@@ -96,6 +96,7 @@ func (c *conn) begin() {
 		c.session = c.server.protocol.Session(c.id)
 		conn = c.tls
 	}
+	c.session.Bind(c.binding)
 	c.out = &output{conn: conn, pool: &c.server.records, renew: func() { c.setWrite(time.Now().Add(c.server.config.Idle)) }}
 	c.in = &input{conn: conn, below: c.below, before: c.beforeRead, interrupt: c.interrupt}
 	c.lines = wire.NewReader(c.in, lineBuffer)
@@ -182,6 +183,9 @@ func (c *conn) execute(ctx context.Context, r Request) (result Result) {
 	switch r.Op {
 	case OpMore:
 		return Result{}
+	case OpLeave:
+		c.withdraw()
+		return Result{}
 	case OpTLS:
 		return c.upgrade(ctx, r)
 	}
@@ -196,6 +200,8 @@ func (c *conn) execute(ctx context.Context, r Request) (result Result) {
 	switch r.Op {
 	case OpOpen:
 		result = c.open(ctx, r)
+	case OpChallenge:
+		result = c.challenge(ctx, r)
 	case OpRead:
 		result = c.read(ctx, r)
 	default:
@@ -210,7 +216,7 @@ func (c *conn) open(ctx context.Context, r Request) Result {
 	defer cancel()
 	began := time.Now()
 	drop, err := c.server.config.Opener.Open(ctx, maildrop.Login{
-		Address: r.Address, Password: r.Password, Remote: c.remote, Session: c.id,
+		Address: r.Address, Password: r.Password, Proof: r.Proof, Remote: c.remote, Session: c.id,
 	})
 	if err != nil {
 		return Result{Err: err}
@@ -220,6 +226,23 @@ func (c *conn) open(ctx context.Context, r Request) Result {
 	c.halting.enter()
 	c.enterPhase(phaseTransaction)
 	return Result{Info: drop.Info()}
+}
+
+// challenge begins a login by SCRAM.
+func (c *conn) challenge(ctx context.Context, r Request) (result Result) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	login := maildrop.Login{Address: r.Address, Remote: c.remote, Session: c.id}
+	result.Challenge, result.Err = c.server.config.Opener.Challenge(ctx, login)
+	return result
+}
+
+// withdraw is undoing open: the client didn't want to, after all.
+func (c *conn) withdraw() {
+	c.drop.Close()
+	c.drop = nil
+	c.halting.exit()
+	c.enterPhase(phaseAuthorization)
 }
 
 // call makes a call that sends nothing to the client.

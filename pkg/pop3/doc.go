@@ -1,4 +1,4 @@
-// Package pop3 hands out mail by POP3 (RFC 1939, 2449, 3206, 5034) over TLS
+// Package pop3 hands out mail by POP3 (RFC 1939, 2449, 3206, 5034, 7677) over TLS
 // (RFC 8314), from the first octet or by STLS (RFC 2595). It promises: no password is
 // taken without TLS, and nothing that was sent without it counts with it; a message is removed only by a QUIT that came whole in
 // TRANSACTION state, all marked messages or none, and QUIT is answered +OK only
@@ -25,7 +25,7 @@
 //	                           │◀── TLS handshake ── CLEARTEXT: CAPA STLS QUIT
 //	  ┌──────────────── AUTHORIZATION ◀─┐ refused (3 refused credentials: closed)
 //	  │ QUIT              │    └────────┘
-//	  │        USER+PASS, AUTH ── Open
+//	  │        USER+PASS, AUTH ── (Challenge) Open
 //	  │                   ▼
 //	  │             TRANSACTION ◀─┐  STAT LIST UIDL TOP RETR DELE RSET NOOP CAPA
 //	  │            │  │    │  └───┘  (first Check, when the last is over a second old)
@@ -47,6 +47,20 @@
 //
 // # Decisions
 //
+//   - 2026-11-25: by SCRAM a front learns nothing that it could log in with again: it
+//     carries the client's words to the mailbox's owner. The drop is open before the
+//     client has seen the owner's signature, since one call verifies and opens; a client that
+//     then cancels has it closed. Refused: a third call.
+//   - 2026-11-25: SCRAM fails with -ERR alone, which RFC 5802 section 5.1 allows, with the
+//     value of e= in its words. Refused: e= in a challenge; clients that don't answer it
+//     would wait for us. A malformed message, another nonce or another channel is no guess:
+//     nobody is asked for it.
+//   - 2026-11-25: SCRAM-SHA-256-PLUS is offered by configuration alone: mutt on Debian 12
+//     takes it where it is, finds no binding for TLS 1.3, and can't log in.
+//   - 2026-11-25: LOGIN takes the name as an initial response too, though its draft has the
+//     server speak first: Outlook sends it so.
+//   - 2026-11-25: OAUTHBEARER and XOAUTH2 are not in the table before there is somebody to
+//     verify tokens: a mechanism that is offered must be able to succeed.
 //   - 2026-11-25: the state before STLS is one of its own, so that the table of commands
 //     says what is possible without TLS. Octets behind STLS end the connection, before
 //     TLS. Refused: to drop them and go on; a client that sends them is broken or isn't

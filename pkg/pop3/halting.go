@@ -66,6 +66,13 @@ func (h *halting) enter() {
 	h.inside = true
 }
 
+// exit takes enter back.
+func (h *halting) exit() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.inside = false
+}
+
 // setRead limits the wait for the client.
 func (h *halting) setRead(t time.Time) {
 	h.mu.Lock()

@@ -19,7 +19,8 @@ const (
 // for a FIN without one; only here they can be told apart.
 type stream struct {
 	net.Conn
-	fin bool // the connection itself has ended
+	fin         bool   // the connection itself has ended
+	certificate []byte // what the client was shown, in DER
 }
 
 // Read implements io.Reader.

@@ -184,10 +184,15 @@ func (d *driver) execute(r Request) (result Result) {
 	ctx := context.Background()
 	switch r.Op {
 	case OpOpen:
-		d.drop, result.Err = d.box.Open(ctx, maildrop.Login{Address: r.Address, Password: r.Password})
+		d.drop, result.Err = d.box.Open(ctx, maildrop.Login{Address: r.Address, Password: r.Password, Proof: r.Proof})
 		if result.Err == nil {
 			result.Info = d.drop.Info()
 		}
+	case OpChallenge:
+		result.Challenge, result.Err = d.box.Challenge(ctx, maildrop.Login{Address: r.Address})
+	case OpLeave:
+		d.drop.Close()
+		d.drop = nil
 	case OpCheck:
 		result.Err = d.drop.Check(ctx)
 	case OpList:

@@ -44,6 +44,7 @@ type Config struct {
 	TLS            *tls.Config   // see TLSConfig; never cloned
 	Region         string        // shows in the greeting
 	Hostname       string        // shows in the greeting
+	Mechanisms     []string      // SASL mechanisms that are offered; none: DefaultMechanisms
 	Idle           time.Duration // silence in TRANSACTION until the connection is closed; 0: 10 minutes, the least
 	PreLogin       time.Duration // for each line before login; 0: 60 s
 	MaxConnections int           // open at a time; 0: 20000
@@ -70,6 +71,9 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("pop3: pre-login timeout %v: at least 1s", c.PreLogin)
 	case c.MaxConnections < 1:
 		return fmt.Errorf("pop3: %d connections at most: at least 1", c.MaxConnections)
+	}
+	if err := CheckMechanisms(c.Mechanisms); err != nil {
+		return fmt.Errorf("pop3: %w", err)
 	}
 	return nil
 }
@@ -100,7 +104,7 @@ func NewServer(config Config) (*Server, error) {
 	}
 	s := &Server{
 		config:    config,
-		protocol:  NewProtocol(config.Hostname, config.Region),
+		protocol:  NewProtocol(config.Hostname, config.Region, config.Mechanisms...),
 		log:       config.Log,
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),

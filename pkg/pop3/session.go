@@ -46,17 +46,19 @@ const (
 type Op uint8
 
 const (
-	OpNone   Op = iota
-	OpMore      // send the reply and call Result at once: it goes on
-	OpOpen      // Opener.Open with Address and Password; Result.Info
-	OpCheck     // Drop.Check
-	OpList      // Drop.List; Result.Entries
-	OpRead      // Drop.Read of UID, cut as TOP does after Lines if not Whole; Result.Begun
-	OpRemove    // Drop.Remove of UIDs
-	OpTLS       // send Preface, then the TLS handshake; ErrTrailing, with nothing sent, if more than STLS has come
+	OpNone      Op = iota
+	OpMore         // send the reply and call Result at once: it goes on
+	OpOpen         // Opener.Open with Address, and Password or Proof; Result.Info
+	OpCheck        // Drop.Check
+	OpList         // Drop.List; Result.Entries
+	OpRead         // Drop.Read of UID, cut as TOP does after Lines if not Whole; Result.Begun
+	OpRemove       // Drop.Remove of UIDs
+	OpChallenge    // Opener.Challenge with Address; Result.Challenge
+	OpLeave        // Drop.Close: the client has taken its login back
+	OpTLS          // send Preface, then the TLS handshake; ErrTrailing, with nothing sent, if more than STLS has come
 )
 
-var opNames = [...]string{OpNone: "none", OpMore: "more", OpOpen: "open", OpCheck: "check", OpList: "list", OpRead: "read", OpRemove: "remove", OpTLS: "tls"}
+var opNames = [...]string{OpNone: "none", OpMore: "more", OpOpen: "open", OpCheck: "check", OpList: "list", OpRead: "read", OpRemove: "remove", OpChallenge: "challenge", OpLeave: "leave", OpTLS: "tls"}
 
 // String is the operation's name in logs.
 func (o Op) String() string { return opNames[o] }
@@ -64,8 +66,9 @@ func (o Op) String() string { return opNames[o] }
 // Request is one call that a Session wants made.
 type Request struct {
 	Op       Op
-	Address  maildrop.Address // OpOpen
+	Address  maildrop.Address // OpOpen, OpChallenge
 	Password string           // OpOpen; never log it
+	Proof    *maildrop.Proof  // OpOpen, in place of a password
 	UID      maildrop.UID     // OpRead
 	Whole    bool             // OpRead: RETR
 	Lines    uint64           // OpRead: lines of the body, for TOP
@@ -76,10 +79,11 @@ type Request struct {
 
 // Result is what came of a Request.
 type Result struct {
-	Err     error
-	Info    maildrop.Info    // OpOpen
-	Entries []maildrop.Entry // OpList
-	Begun   bool             // OpRead: Preface and at least one octet went to the client
+	Err       error
+	Info      maildrop.Info      // OpOpen
+	Challenge maildrop.Challenge // OpChallenge
+	Entries   []maildrop.Entry   // OpList
+	Begun     bool               // OpRead: Preface and at least one octet went to the client
 }
 
 // Status is how a command ended, as metrics tell it.
@@ -150,9 +154,12 @@ type Session struct {
 	lines     int
 	before    int // of lines, those before TLS
 	failed    int
-	name      string     // USER's argument
-	exchange  *mechanism // waits for a response to its challenge
-	mechanism string     // of the latest attempt to log in
+	name      string         // USER's argument
+	exchange  exchange       // waits for a response to its challenge; nil: none does
+	scram     *scramExchange // the login by SCRAM that is under way
+	channel   Channel        // nil: there is nothing to bind to
+	mechanism string         // of the latest attempt to log in
+	farewell  string         // what is said when a login that was taken back is undone
 
 	// TRANSACTION
 	info    maildrop.Info
@@ -232,9 +239,8 @@ func (s *Session) Overlong(now time.Time) Step {
 	if step, over := s.stranger(nil); over {
 		return step
 	}
-	s.exchange = nil
 	s.call = call{command: s.protocol.other}
-	return s.err("line too long")
+	return s.abandon("line too long")
 }
 
 // Flood tells of input that has no line end in sight. Nothing sensible can follow.
@@ -271,6 +277,10 @@ func (s *Session) Result(now time.Time, r Result) Step {
 		return s.read(r)
 	case OpRemove:
 		return s.removed(r.Err)
+	case OpChallenge:
+		return s.scram.challenged(s, r)
+	case OpLeave:
+		return s.err(s.farewell)
 	case OpTLS:
 		return s.secured(r.Err)
 	}

@@ -38,7 +38,7 @@ func TestAdvertised(t *testing.T) {
 			for _, name := range words[1:] {
 				d.sent.Reset()
 				d.line([]byte("AUTH " + name))
-				if d.sent.String() != "+ \r\n" {
+				if !strings.HasPrefix(d.sent.String(), "+ ") {
 					t.Errorf("AUTH %s: %q", name, d.sent.String())
 				}
 				d.line([]byte("*"))

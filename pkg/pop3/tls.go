@@ -18,7 +18,7 @@ const handshakeTimeout = 30 * time.Second
 // are its own, and sessions resume only where the keys are the same.
 func TLSConfig(certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *tls.Config {
 	return &tls.Config{
-		GetCertificate: certificate,
+		GetCertificate: remembering(certificate),
 		MinVersion:     tls.VersionTLS12,
 		CipherSuites: []uint16{ // of TLS 1.2; those of 1.3 are all good
 			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
