@@ -140,6 +140,9 @@ type Login struct {
 	Proof    *Proof     // not nil: the user proves that he knows his password, which stays with him
 	Remote   netip.Addr // the client's address; the zero Addr when unknown
 	Session  string     // the session's id, the same in every process's log
+
+	// Mechanism is how the user logs in: USER, or the name of a SASL mechanism.
+	Mechanism string
 }
 
 // Challenge is what a login by SCRAM-SHA-256 (RFC 7677) begins with.
@@ -167,9 +170,12 @@ type Opener interface {
 
 	// Open verifies the user and takes a snapshot of his maildrop. A wrong
 	// password and an unknown address are one error, Denied with ReasonCredentials,
-	// after the same time. A user whose password is right but who may not use POP
-	// now is Denied with the policy's reason and words. A Proof that is right and too
-	// late is Invalid.
+	// after the same time; after too many of them the address is locked out for a while,
+	// whether or not it exists: Denied with ReasonLockout and Wait, also with the right
+	// password. A user whose password is right but who may not use POP now is Denied with
+	// the policy's reason and words. From outside the account's permitted networks
+	// everybody is Denied with ReasonNetwork, and no password is looked at.
+	// A Proof that is right and too late is Invalid.
 	Open(ctx context.Context, login Login) (Drop, error)
 }
 
@@ -185,6 +191,10 @@ type Info struct {
 	// Signature is what the mailbox's owner proves itself with to a user who logged in
 	// with a Proof: the 32 octets of ServerSignature (RFC 5802 section 3).
 	Signature string
+
+	// LoginDelay is the least time between two logins of this user (RFC 2449 section
+	// 6.5), in whole seconds; 0: none.
+	LoginDelay time.Duration
 }
 
 // Entry is one message of a listing.
@@ -353,4 +363,5 @@ type Service interface {
 	Resumer
 	Deliverer
 	Registrar
+	Helpdesk
 }

@@ -8,6 +8,7 @@
 //	  ├─ deliveries  durability, repetition, refusals
 //	  ├─ logins      credentials, policy, Check
 //	  ├─ proofs      logins by SCRAM
+//	  ├─ lockouts    guesses, delays, what is explained of them
 //	  └─ registrar   records of addresses
 //
 // Each test of the suite has a domain and an account of its own, so one
@@ -58,7 +59,7 @@ func Run(t *testing.T, start func(t testing.TB, rules policy.Rules) Harness) {
 	t.Helper()
 	rules := NewRules()
 	h := start(t, rules)
-	for _, group := range [][]test{sessions, deliveries, logins, proofs, registrar} {
+	for _, group := range [][]test{sessions, deliveries, logins, proofs, lockouts, registrar} {
 		for _, c := range group {
 			t.Run(c.name, func(t *testing.T) {
 				c.run(newScene(t, h, rules))

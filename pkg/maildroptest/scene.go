@@ -89,14 +89,14 @@ func (s *scene) fails(err error, kinds ...maildrop.Kind) {
 	s.Fatalf("got kind %v (%v), want %v", e.Kind, err, kinds)
 }
 
-// denied wants a refusal for the reason, with words for the user.
+// denied wants a refusal for the reason, one that there are words for.
 func (s *scene) denied(err error, reason maildrop.Reason) {
 	s.Helper()
 	s.fails(err, maildrop.Denied)
 	if got := maildrop.ReasonOf(err); got != reason {
 		s.Fatalf("reason %q, want %q (%v)", got, reason, err)
 	}
-	if reason != maildrop.ReasonCredentials && maildrop.TextOf(err) == "" {
+	if reason.Words() == "" {
 		s.Fatalf("no words for the user: %v", err)
 	}
 }

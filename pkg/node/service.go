@@ -110,3 +110,21 @@ func (n *Node) Addresses(ctx context.Context, account string) ([]maildrop.Addres
 	})
 	return records, nil
 }
+
+// Explain implements [maildrop.Helpdesk].
+func (n *Node) Explain(ctx context.Context, q maildrop.Question) (maildrop.Explanation, error) {
+	s, err := n.shard(ctx, "node.explain", q.Address)
+	if err != nil {
+		return maildrop.Explanation{}, err
+	}
+	return s.Explain(ctx, q)
+}
+
+// Unlock implements [maildrop.Helpdesk].
+func (n *Node) Unlock(ctx context.Context, address maildrop.Address) (bool, error) {
+	s, err := n.shard(ctx, "node.unlock", address)
+	if err != nil {
+		return false, err
+	}
+	return s.Unlock(ctx, address)
+}

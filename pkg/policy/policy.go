@@ -14,7 +14,7 @@
 //	otherwise                 refused   no-event, event-group, legacy-ended or no-pop
 //
 // [Keep] is asked at delivery. [Permitted] is asked before either, of the
-// client's network.
+// client's network. [Explain] says in words what Decide looks at.
 //
 // # Decisions
 //
@@ -37,6 +37,7 @@
 package policy
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 
@@ -68,6 +69,31 @@ type Account struct {
 	Networks []netip.Prefix `json:"networks,omitempty"`
 	// Events are the account's continuity events, past ones included.
 	Events []Event `json:"events,omitempty"`
+	// LockoutTries is how many different wrong passwords within LockoutMinutes lock an
+	// address out, for as many minutes; 0: DefaultLockoutTries, DefaultLockoutMinutes.
+	LockoutTries   int `json:"lockout_tries,omitempty"`
+	LockoutMinutes int `json:"lockout_minutes,omitempty"`
+	// LoginDelaySeconds is the least time between two logins of one user (RFC 2449
+	// section 6.5); 0: none.
+	LoginDelaySeconds int `json:"login_delay_seconds,omitempty"`
+}
+
+// When an address is locked out, unless its account says otherwise.
+const (
+	DefaultLockoutTries   = 5
+	DefaultLockoutMinutes = 15
+)
+
+// Lockout is when an address of the account is locked out, and for how long. What
+// the account doesn't say is the default: also for the account of nobody.
+func (a Account) Lockout() (tries int, window time.Duration) {
+	minutes := cmp.Or(a.LockoutMinutes, DefaultLockoutMinutes)
+	return cmp.Or(a.LockoutTries, DefaultLockoutTries), time.Duration(minutes) * time.Minute
+}
+
+// LoginDelay is the least time between two logins of one user; 0: none.
+func (a Account) LoginDelay() time.Duration {
+	return time.Duration(a.LoginDelaySeconds) * time.Second
 }
 
 // Event is one continuity event: from Start, up to but not including End.

@@ -17,6 +17,11 @@ const (
 	MaxNote     = 200 // octets of an event's note
 	MaxZone     = 64  // octets of a time zone's name
 	MaxGroups   = 32  // groups that one address is in
+
+	MinLockoutTries   = 3       // fewer, and a typing error locks out
+	MaxLockoutTries   = 100     // the owner of a shard remembers as many for each address
+	MaxLockoutMinutes = 24 * 60 //
+	MaxLoginDelay     = 3600    // seconds
 )
 
 // CheckName says whether a name has the form that accounts, regions, events and
@@ -54,6 +59,9 @@ func (a Account) Validate() error {
 	if len(a.Events) > MaxEvents {
 		errs = append(errs, fmt.Errorf("%d continuity events: at most %d", len(a.Events), MaxEvents))
 	}
+	errs = append(errs, checkSetting("lockout_tries", a.LockoutTries, MinLockoutTries, MaxLockoutTries),
+		checkSetting("lockout_minutes", a.LockoutMinutes, 1, MaxLockoutMinutes),
+		checkSetting("login_delay_seconds", a.LoginDelaySeconds, 1, MaxLoginDelay))
 	seen := make(map[string]bool, len(a.Events))
 	for _, e := range a.Events {
 		errs = append(errs, e.Validate())
@@ -63,6 +71,14 @@ func (a Account) Validate() error {
 		seen[e.ID] = true
 	}
 	return errors.Join(errs...)
+}
+
+// checkSetting takes a number between two others, or 0 for the default.
+func checkSetting(what string, n, least, most int) error {
+	if n != 0 && (n < least || n > most) {
+		return fmt.Errorf("%s %d: expected %d to %d, or 0 for the default", what, n, least, most)
+	}
+	return nil
 }
 
 func checkNetwork(i int, network netip.Prefix) error {

@@ -216,7 +216,7 @@ func (c *conn) open(ctx context.Context, r Request) Result {
 	defer cancel()
 	began := time.Now()
 	drop, err := c.server.config.Opener.Open(ctx, maildrop.Login{
-		Address: r.Address, Password: r.Password, Proof: r.Proof, Remote: c.remote, Session: c.id,
+		Address: r.Address, Password: r.Password, Proof: r.Proof, Remote: c.remote, Session: c.id, Mechanism: c.session.Mechanism(),
 	})
 	if err != nil {
 		return Result{Err: err}

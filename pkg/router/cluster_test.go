@@ -280,6 +280,22 @@ func (n *cell) Addresses(ctx context.Context, account string) (all []maildrop.Ad
 	return all, nil
 }
 
+func (n *cell) Explain(ctx context.Context, q maildrop.Question) (maildrop.Explanation, error) {
+	s, err := n.at(q.Address)
+	if err != nil {
+		return maildrop.Explanation{}, err
+	}
+	return s.Explain(ctx, q)
+}
+
+func (n *cell) Unlock(ctx context.Context, a maildrop.Address) (bool, error) {
+	s, err := n.at(a)
+	if err != nil {
+		return false, err
+	}
+	return s.Unlock(ctx, a)
+}
+
 // A router keeps every promise, in the region where mailboxes are at home and
 // through its gateway from another one.
 func TestConformance(t *testing.T) {

@@ -167,6 +167,14 @@ func (s *service) Addresses(ctx context.Context, account string) ([]maildrop.Add
 	return s.list, s.call(ctx, "addresses "+account)
 }
 
+func (s *service) Explain(ctx context.Context, q maildrop.Question) (maildrop.Explanation, error) {
+	return maildrop.Explanation{Address: q.Address}, s.call(ctx, "explain "+string(q.Address))
+}
+
+func (s *service) Unlock(ctx context.Context, a maildrop.Address) (bool, error) {
+	return true, s.call(ctx, "unlock "+string(a))
+}
+
 // opened is a Drop of a service.
 type opened struct {
 	*service
@@ -265,10 +273,15 @@ func each(ctx context.Context, s maildrop.Service, address maildrop.Address) map
 		"put":            func() error { return s.PutAddress(ctx, maildrop.AddressRecord{Address: address}) },
 		"address":        func() error { _, err := s.Address(ctx, address); return err },
 		"remove-address": func() error { return s.RemoveAddress(ctx, address) },
+		"explain":        func() error { _, err := s.Explain(ctx, maildrop.Question{Address: address}); return err },
+		"unlock":         func() error { _, err := s.Unlock(ctx, address); return err },
 	}
 }
 
-var changing = map[string]bool{"remove": true, "deliver": true, "put": true, "remove-address": true}
+var changing = map[string]bool{"remove": true, "deliver": true, "put": true, "remove-address": true, "unlock": true}
+
+// administration are the calls of each that no region refuses.
+var administration = []string{"put", "address", "remove-address", "explain", "unlock"}
 
 func kindIs(t testing.TB, what string, err error, want maildrop.Kind) {
 	t.Helper()

@@ -19,7 +19,7 @@ const (
 	errandAccept                 // whether mail would be taken
 	errandDelivery               // of mail on its way in
 	errandImport                 // of mail that another server kept, with its UIDs and times
-	errandAddress                // on address records
+	errandAddress                // on address records and who logs in with them
 	errandAdmin                  // of an operator
 )
 
@@ -36,7 +36,8 @@ func errandOf(method string) errand {
 	case posternv1.Maildrop_Import_FullMethodName:
 		return errandImport
 	case posternv1.Maildrop_PutAddress_FullMethodName, posternv1.Maildrop_GetAddress_FullMethodName,
-		posternv1.Maildrop_RemoveAddress_FullMethodName, posternv1.Maildrop_ListAddresses_FullMethodName:
+		posternv1.Maildrop_RemoveAddress_FullMethodName, posternv1.Maildrop_ListAddresses_FullMethodName,
+		posternv1.Maildrop_Explain_FullMethodName, posternv1.Maildrop_Unlock_FullMethodName:
 		return errandAddress
 	}
 	if strings.HasPrefix(method, adminPrefix) {

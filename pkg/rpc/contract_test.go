@@ -54,6 +54,13 @@ func (m *movable) Addresses(ctx context.Context, account string) ([]maildrop.Add
 	return m.current().Addresses(ctx, account)
 }
 
+func (m *movable) Explain(ctx context.Context, q maildrop.Question) (maildrop.Explanation, error) {
+	return m.current().Explain(ctx, q)
+}
+func (m *movable) Unlock(ctx context.Context, a maildrop.Address) (bool, error) {
+	return m.current().Unlock(ctx, a)
+}
+
 // A shard behind the network keeps every promise that a shard keeps.
 func TestConformance(t *testing.T) {
 	verifier := auth.New(auth.Config{})

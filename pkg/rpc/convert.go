@@ -11,6 +11,7 @@ import (
 func loginToWire(l maildrop.Login) *posternv1.OpenRequest {
 	out := &posternv1.OpenRequest{
 		Address: string(l.Address), Password: []byte(l.Password), Remote: l.Remote.AsSlice(), Session: l.Session,
+		Mechanism: l.Mechanism,
 	}
 	if p := l.Proof; p != nil {
 		out.Proof = &posternv1.Proof{First: p.First, Final: p.Final, Nonce: p.Nonce, Proof: p.Proof}
@@ -23,8 +24,8 @@ func loginFromWire(op string, in *posternv1.OpenRequest) (maildrop.Login, error)
 	if err != nil {
 		return maildrop.Login{}, err
 	}
-	if len(in.GetPassword()) > maxPassword || len(in.GetSession()) > maxName {
-		return maildrop.Login{}, invalid(op, "password or session id too long")
+	if len(in.GetPassword()) > maxPassword || len(in.GetSession()) > maxName || len(in.GetMechanism()) > maxMechanism {
+		return maildrop.Login{}, invalid(op, "password, session id or mechanism too long")
 	}
 	proof, err := proofFromWire(op, in.GetProof())
 	if err != nil {
@@ -33,6 +34,7 @@ func loginFromWire(op string, in *posternv1.OpenRequest) (maildrop.Login, error)
 	remote, _ := netip.AddrFromSlice(in.GetRemote()) // none: the zero Addr
 	return maildrop.Login{
 		Address: address, Password: string(in.GetPassword()), Proof: proof, Remote: remote, Session: in.GetSession(),
+		Mechanism: in.GetMechanism(),
 	}, nil
 }
 
@@ -64,7 +66,8 @@ func infoFromWire(in *posternv1.OpenResponse) maildrop.Info {
 	return maildrop.Info{
 		Address: maildrop.Address(in.GetAddress()), Class: maildrop.Class(in.GetClass()),
 		Count: int(in.GetCount()), Octets: in.GetOctets(), Region: in.GetRegion(), Node: in.GetNode(),
-		Signature: string(in.GetSignature()),
+		Signature:  string(in.GetSignature()),
+		LoginDelay: time.Duration(in.GetLoginDelaySeconds()) * time.Second,
 	}
 }
 
@@ -72,6 +75,7 @@ func infoToWire(info maildrop.Info, token []byte) *posternv1.OpenResponse {
 	return &posternv1.OpenResponse{
 		Address: string(info.Address), Class: uint32(info.Class), Count: uint64(info.Count),
 		Octets: info.Octets, Region: info.Region, Node: info.Node, Token: token, Signature: []byte(info.Signature),
+		LoginDelaySeconds: uint32(info.LoginDelay / time.Second),
 	}
 }
 

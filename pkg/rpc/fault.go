@@ -3,7 +3,6 @@ package rpc
 import (
 	"errors"
 	"strings"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -107,7 +106,7 @@ func errorOf(op string, f *posternv1.Fault) error {
 	}
 	return &maildrop.Error{
 		Op: op, Kind: kind, Reason: maildrop.Reason(f.GetReason()), Text: f.GetText(),
-		Wait: max(0, time.Duration(f.GetWaitMilli())*time.Millisecond), Primary: maildrop.Address(f.GetPrimary()), Err: errors.New(f.GetCause()),
+		Wait: fromMilli(f.GetWaitMilli()), Primary: maildrop.Address(f.GetPrimary()), Err: errors.New(f.GetCause()),
 	}
 }
 

@@ -14,9 +14,11 @@ const (
 	maxSender     = 1024      // octets of a return path; RFC 5321 section 4.5.3.1.3 has 256, UTF-8 takes more
 	maxPassword   = 4096      // octets
 	maxProof      = 4096      // octets of a Proof's parts together
+	maxMechanism  = 32        // octets of a mechanism's name; SASL's have 20 (RFC 4422 section 3.1)
 	maxToken      = 4096      // octets of a session's token
 	maxCause      = 512       // octets of a cause on its way to the caller's log
 	maxText       = 512       // octets of words for the user
+	maxFinding    = 8 << 10   // octets of one finding's words: an account may have many networks
 	maxBuffered   = 1 << 20   // a body up to this is read whole before it is delivered
 	maxAllBuffers = 256 << 20 // octets of such bodies at once in one server; beyond: Busy
 

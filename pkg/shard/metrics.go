@@ -1,9 +1,12 @@
 package shard
 
 import (
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/postern-pop/postern/pkg/guard"
 )
 
 // Metrics are those of all shards of a process. A nil Metrics counts nothing.
@@ -26,6 +29,10 @@ type Metrics struct {
 	checkpointTime prometheus.Histogram
 	repacked       prometheus.Counter
 	deleted        *prometheus.CounterVec
+
+	lockouts prometheus.Counter
+	mu       sync.Mutex                // guards open
+	open     map[*guard.Guard]struct{} // of the shards that are open
 }
 
 // Reasons of refused deliveries, as the metric's label says them.
@@ -79,7 +86,12 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		deleted: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postern_node_deleted_objects_total", Help: "Objects deleted from the store by kind: ledger, pack, body."}, []string{"object"}),
 	}
-	r.MustRegister(m.commits, m.commitDuration, m.commitRecords, m.cacheRequests, m.cacheBytes, m.cacheEvictions,
+	m.lockouts = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "postern_node_lockouts_total", Help: "Addresses locked out after too many wrong passwords, names that don't exist among them."})
+	m.open = make(map[*guard.Guard]struct{})
+	active := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "postern_node_lockouts_active", Help: "Addresses that are locked out at the moment, names that don't exist among them."}, m.lockedNow)
+	r.MustRegister(m.lockouts, active, m.commits, m.commitDuration, m.commitRecords, m.cacheRequests, m.cacheBytes, m.cacheEvictions,
 		m.unflushed, m.replayed, m.deliveries, m.deliveredBytes, m.messages, m.mailboxes,
 		m.refusals, m.damage, m.checkpoints, m.checkpointTime, m.repacked, m.deleted)
 	return m
@@ -176,4 +188,34 @@ func (m *Metrics) removed(object string, n int) {
 	if m != nil {
 		m.deleted.WithLabelValues(object).Add(float64(n))
 	}
+}
+
+func (m *Metrics) lockedOut() {
+	if m != nil {
+		m.lockouts.Inc()
+	}
+}
+
+// guards takes a shard's guard in, or out when the shard is closed.
+func (m *Metrics) guards(g *guard.Guard, open bool) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if open {
+		m.open[g] = struct{}{}
+	} else {
+		delete(m.open, g)
+	}
+}
+
+func (m *Metrics) lockedNow() float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := 0
+	for g := range m.open {
+		n += g.Locked(time.Now())
+	}
+	return float64(n)
 }

@@ -36,10 +36,14 @@ func (s *Shard) PutAddress(ctx context.Context, record maildrop.AddressRecord) e
 	if err := checkRecord(record); err != nil {
 		return &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: err}
 	}
-	return failed(op, s.write(ctx, &ledger.Address{
+	err := s.write(ctx, &ledger.Address{
 		Address: string(record.Address), Account: record.Account, Primary: string(record.Primary), Hash: record.Hash, Scram: record.Scram,
 		Access: uint8(record.Access), Groups: record.Groups, Time: time.Now(),
-	}, 0))
+	}, 0)
+	if err == nil && record.Hash != "" {
+		s.guard.Unlock(record.Address, time.Now()) // what was wrong before says nothing of a new password
+	}
+	return failed(op, err)
 }
 
 func checkRecord(r maildrop.AddressRecord) error {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/postern-pop/postern/pkg/guard"
 	"github.com/postern-pop/postern/pkg/ledger"
 	"github.com/postern-pop/postern/pkg/maildrop"
 	"github.com/postern-pop/postern/pkg/policy"
@@ -26,28 +27,44 @@ func (s *Shard) Open(ctx context.Context, login maildrop.Login) (maildrop.Drop, 
 	if err := s.confirm(ctx, op); err != nil {
 		return nil, err
 	}
-	r, err := s.verify(ctx, login)
+	t, err := s.try(login)
+	var d *drop
+	if err == nil {
+		d, err = s.enter(ctx, login, t)
+	}
+	s.remember(login, t.Known, d, err)
 	if err != nil {
 		return nil, failed(op, err)
+	}
+	return d, nil
+}
+
+// enter lets a user in whose network is permitted.
+func (s *Shard) enter(ctx context.Context, login maildrop.Login, t guard.Try) (*drop, error) {
+	r, err := s.guarded(ctx, login, t)
+	if err != nil {
+		return nil, err
 	}
 	now := time.Now()
 	class, err := s.admit(login, r, now)
 	if err != nil {
-		return nil, failed(op, err)
-	}
-	if err := s.owned(ctx, op); err != nil { // verifying takes a while
 		return nil, err
 	}
-	return s.snapshot(login, r, class, now), nil
+	if err := s.owned(ctx, "shard.enter"); err != nil { // verifying takes a while
+		return nil, err
+	}
+	if err := s.guard.Admit(t, now); err != nil {
+		return nil, err
+	}
+	d := s.snapshot(login, r, class, now)
+	d.info.LoginDelay = t.Rules.Delay
+	return d, nil
 }
 
 // verify checks the password, or the proof of it. Whatever is missing (address,
 // credentials, domain), the same work is done for nobody's password.
 func (s *Shard) verify(ctx context.Context, login maildrop.Login) (record, error) {
 	r, exists := s.record(login.Address)
-	if primary := r.primary(); primary != "" {
-		return r, &maildrop.Error{Op: "shard.verify", Kind: maildrop.Alias, Primary: primary}
-	}
 	hash := ""
 	if exists {
 		if _, _, ok := s.customer(login.Address, r); ok {
@@ -80,11 +97,11 @@ func (s *Shard) admit(login maildrop.Login, r record, now time.Time) (maildrop.C
 		return 0, &maildrop.Error{Op: "shard.admit", Kind: maildrop.Denied, Reason: maildrop.ReasonCredentials}
 	}
 	if !policy.Permitted(account, login.Remote) {
-		return 0, &maildrop.Error{Op: "shard.admit", Kind: maildrop.Denied, Reason: maildrop.ReasonNetwork, Text: maildrop.ReasonNetwork.Words()}
+		return 0, denied("shard.admit", maildrop.ReasonNetwork)
 	}
 	decision := policy.Decide(account, domain, r.full(login.Address), now)
 	if decision.Class == maildrop.ClassNone {
-		return 0, &maildrop.Error{Op: "shard.admit", Kind: maildrop.Denied, Reason: decision.Reason, Text: decision.Text}
+		return 0, denied("shard.admit", decision.Reason)
 	}
 	return decision.Class, nil
 }
@@ -173,17 +190,17 @@ func (d *drop) Check(ctx context.Context) error {
 	now := time.Now()
 	r, exists := d.shard.record(d.claims.address)
 	if !exists || r.credentials != d.claims.credentials {
-		return &maildrop.Error{Op: op, Kind: maildrop.Denied, Reason: maildrop.ReasonChanged, Text: maildrop.ReasonChanged.Words()}
+		return denied(op, maildrop.ReasonChanged)
 	}
 	domain, account, ok := d.shard.customer(d.claims.address, r)
 	if !ok {
-		return &maildrop.Error{Op: op, Kind: maildrop.Denied, Reason: maildrop.ReasonChanged, Text: maildrop.ReasonChanged.Words()}
+		return denied(op, maildrop.ReasonChanged)
 	}
 	if !policy.Permitted(account, d.claims.remote) {
-		return &maildrop.Error{Op: op, Kind: maildrop.Denied, Reason: maildrop.ReasonNetwork, Text: maildrop.ReasonNetwork.Words()}
+		return denied(op, maildrop.ReasonNetwork)
 	}
 	if decision := policy.Decide(account, domain, r.full(d.claims.address), now); decision.Class == maildrop.ClassNone {
-		return &maildrop.Error{Op: op, Kind: maildrop.Denied, Reason: decision.Reason, Text: decision.Text}
+		return denied(op, decision.Reason)
 	}
 	d.claims = d.claims.renewed(now)
 	return nil

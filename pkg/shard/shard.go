@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/postern-pop/postern/pkg/blob"
+	"github.com/postern-pop/postern/pkg/guard"
 	"github.com/postern-pop/postern/pkg/ledger"
 	"github.com/postern-pop/postern/pkg/maildrop"
 	"github.com/postern-pop/postern/pkg/policy"
@@ -72,6 +73,9 @@ type Shard struct {
 	ledger  *ledger.Ledger
 	cache   *cache
 	uploads chan struct{} // a token for each large body on its way
+
+	guard   *guard.Guard   // of passwords
+	journal *guard.Journal // of logins
 
 	commits committer
 	cover   cover  // checkpoints
@@ -137,6 +141,8 @@ func newShard(config Config) *Shard {
 		log:     config.Log.With("shard", config.Number),
 		cache:   newCache(config.CacheBytes, config.Metrics),
 		uploads: make(chan struct{}, maxUploads),
+		guard:   guard.New(),
+		journal: guard.NewJournal(),
 		done:    make(chan struct{}),
 		cover:   cover{due: make(chan struct{}, 1), newest: now},
 		space:   newSpace(now),
@@ -152,6 +158,7 @@ func (s *Shard) start() {
 	}
 	s.commits.start(s.ledger.Last() + 1)
 	s.purge(time.Now())
+	s.config.Metrics.guards(s.guard, true)
 	var ctx context.Context
 	ctx, s.abort = context.WithCancel(context.Background())
 	s.loops.Go(func() {
@@ -185,6 +192,7 @@ func (s *Shard) Close(ctx context.Context) error {
 	s.abort()
 	s.loops.Wait()
 	s.cache.close()
+	s.config.Metrics.guards(s.guard, false)
 	s.gauge(0, 0)
 	return nil
 }

@@ -153,7 +153,8 @@ type OpenRequest struct {
 	Password      []byte                 `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"` // as the client sent it: not always UTF-8
 	Remote        []byte                 `protobuf:"bytes,3,opt,name=remote,proto3" json:"remote,omitempty"`     // 4 or 16 octets, or none
 	Session       string                 `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
-	Proof         *Proof                 `protobuf:"bytes,5,opt,name=proof,proto3" json:"proof,omitempty"` // in place of a password
+	Proof         *Proof                 `protobuf:"bytes,5,opt,name=proof,proto3" json:"proof,omitempty"`         // in place of a password
+	Mechanism     string                 `protobuf:"bytes,6,opt,name=mechanism,proto3" json:"mechanism,omitempty"` // USER, or SASL's name
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -221,6 +222,13 @@ func (x *OpenRequest) GetProof() *Proof {
 		return x.Proof
 	}
 	return nil
+}
+
+func (x *OpenRequest) GetMechanism() string {
+	if x != nil {
+		return x.Mechanism
+	}
+	return ""
 }
 
 // Proof is the client's part of a login by SCRAM-SHA-256 (RFC 5802 section 7).
@@ -302,10 +310,11 @@ type OpenResponse struct {
 	Node    string                 `protobuf:"bytes,6,opt,name=node,proto3" json:"node,omitempty"`
 	Token   []byte                 `protobuf:"bytes,7,opt,name=token,proto3" json:"token,omitempty"`
 	// The listing itself, when it is short: most sessions then need no List.
-	Listing       *Listing `protobuf:"bytes,8,opt,name=listing,proto3" json:"listing,omitempty"`
-	Signature     []byte   `protobuf:"bytes,9,opt,name=signature,proto3" json:"signature,omitempty"` // of a login with a proof: ServerSignature (RFC 5802 section 3)
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Listing           *Listing `protobuf:"bytes,8,opt,name=listing,proto3" json:"listing,omitempty"`
+	Signature         []byte   `protobuf:"bytes,9,opt,name=signature,proto3" json:"signature,omitempty"`                                              // of a login with a proof: ServerSignature (RFC 5802 section 3)
+	LoginDelaySeconds uint32   `protobuf:"varint,10,opt,name=login_delay_seconds,json=loginDelaySeconds,proto3" json:"login_delay_seconds,omitempty"` // the user's (RFC 2449 section 6.5)
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *OpenResponse) Reset() {
@@ -399,6 +408,13 @@ func (x *OpenResponse) GetSignature() []byte {
 		return x.Signature
 	}
 	return nil
+}
+
+func (x *OpenResponse) GetLoginDelaySeconds() uint32 {
+	if x != nil {
+		return x.LoginDelaySeconds
+	}
+	return 0
 }
 
 type ListRequest struct {
@@ -1442,6 +1458,464 @@ func (x *ListAddressesRequest) GetAccount() string {
 	return ""
 }
 
+type ExplainRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Remote        []byte                 `protobuf:"bytes,2,opt,name=remote,proto3" json:"remote,omitempty"` // 4 or 16 octets, or none: from a permitted network
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainRequest) Reset() {
+	*x = ExplainRequest{}
+	mi := &file_postern_v1_maildrop_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainRequest) ProtoMessage() {}
+
+func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_maildrop_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
+func (*ExplainRequest) Descriptor() ([]byte, []int) {
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ExplainRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetRemote() []byte {
+	if x != nil {
+		return x.Remote
+	}
+	return nil
+}
+
+type Explanation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // primary
+	Known         bool                   `protobuf:"varint,2,opt,name=known,proto3" json:"known,omitempty"`
+	Node          string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	Shard         uint32                 `protobuf:"varint,4,opt,name=shard,proto3" json:"shard,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	SinceUnixNano int64                  `protobuf:"varint,6,opt,name=since_unix_nano,json=sinceUnixNano,proto3" json:"since_unix_nano,omitempty"` // the owner's memory begins here
+	Findings      []*Finding             `protobuf:"bytes,7,rep,name=findings,proto3" json:"findings,omitempty"`                                   // in the order in which a login asks
+	Class         uint32                 `protobuf:"varint,8,opt,name=class,proto3" json:"class,omitempty"`
+	Reason        string                 `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"` // empty: the right password is let in
+	WaitMilli     int64                  `protobuf:"varint,10,opt,name=wait_milli,json=waitMilli,proto3" json:"wait_milli,omitempty"`
+	Attempts      []*Attempt             `protobuf:"bytes,11,rep,name=attempts,proto3" json:"attempts,omitempty"` // the latest first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Explanation) Reset() {
+	*x = Explanation{}
+	mi := &file_postern_v1_maildrop_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Explanation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Explanation) ProtoMessage() {}
+
+func (x *Explanation) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_maildrop_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Explanation.ProtoReflect.Descriptor instead.
+func (*Explanation) Descriptor() ([]byte, []int) {
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Explanation) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Explanation) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+func (x *Explanation) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Explanation) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *Explanation) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Explanation) GetSinceUnixNano() int64 {
+	if x != nil {
+		return x.SinceUnixNano
+	}
+	return 0
+}
+
+func (x *Explanation) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+func (x *Explanation) GetClass() uint32 {
+	if x != nil {
+		return x.Class
+	}
+	return 0
+}
+
+func (x *Explanation) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Explanation) GetWaitMilli() int64 {
+	if x != nil {
+		return x.WaitMilli
+	}
+	return 0
+}
+
+func (x *Explanation) GetAttempts() []*Attempt {
+	if x != nil {
+		return x.Attempts
+	}
+	return nil
+}
+
+// Finding is one thing that a login depends on.
+type Finding struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Subject       string                 `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Words         string                 `protobuf:"bytes,3,opt,name=words,proto3" json:"words,omitempty"`
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"` // not empty: it refuses
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_postern_v1_maildrop_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_maildrop_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Finding) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Finding) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *Finding) GetWords() string {
+	if x != nil {
+		return x.Words
+	}
+	return ""
+}
+
+func (x *Finding) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Attempt is a try to log in, and those that were like it.
+type Attempt struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TimeUnixNano  int64                  `protobuf:"varint,1,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
+	FirstUnixNano int64                  `protobuf:"varint,2,opt,name=first_unix_nano,json=firstUnixNano,proto3" json:"first_unix_nano,omitempty"`
+	Times         uint32                 `protobuf:"varint,3,opt,name=times,proto3" json:"times,omitempty"`
+	Remote        []byte                 `protobuf:"bytes,4,opt,name=remote,proto3" json:"remote,omitempty"`
+	Mechanism     string                 `protobuf:"bytes,5,opt,name=mechanism,proto3" json:"mechanism,omitempty"`
+	Session       string                 `protobuf:"bytes,6,opt,name=session,proto3" json:"session,omitempty"`
+	Reason        string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"` // empty: let in
+	WaitMilli     int64                  `protobuf:"varint,8,opt,name=wait_milli,json=waitMilli,proto3" json:"wait_milli,omitempty"`
+	Class         uint32                 `protobuf:"varint,9,opt,name=class,proto3" json:"class,omitempty"`
+	Count         uint64                 `protobuf:"varint,10,opt,name=count,proto3" json:"count,omitempty"`
+	Octets        uint64                 `protobuf:"varint,11,opt,name=octets,proto3" json:"octets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Attempt) Reset() {
+	*x = Attempt{}
+	mi := &file_postern_v1_maildrop_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attempt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attempt) ProtoMessage() {}
+
+func (x *Attempt) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_maildrop_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
+func (*Attempt) Descriptor() ([]byte, []int) {
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Attempt) GetTimeUnixNano() int64 {
+	if x != nil {
+		return x.TimeUnixNano
+	}
+	return 0
+}
+
+func (x *Attempt) GetFirstUnixNano() int64 {
+	if x != nil {
+		return x.FirstUnixNano
+	}
+	return 0
+}
+
+func (x *Attempt) GetTimes() uint32 {
+	if x != nil {
+		return x.Times
+	}
+	return 0
+}
+
+func (x *Attempt) GetRemote() []byte {
+	if x != nil {
+		return x.Remote
+	}
+	return nil
+}
+
+func (x *Attempt) GetMechanism() string {
+	if x != nil {
+		return x.Mechanism
+	}
+	return ""
+}
+
+func (x *Attempt) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *Attempt) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Attempt) GetWaitMilli() int64 {
+	if x != nil {
+		return x.WaitMilli
+	}
+	return 0
+}
+
+func (x *Attempt) GetClass() uint32 {
+	if x != nil {
+		return x.Class
+	}
+	return 0
+}
+
+func (x *Attempt) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Attempt) GetOctets() uint64 {
+	if x != nil {
+		return x.Octets
+	}
+	return 0
+}
+
+type UnlockRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnlockRequest) Reset() {
+	*x = UnlockRequest{}
+	mi := &file_postern_v1_maildrop_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnlockRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnlockRequest) ProtoMessage() {}
+
+func (x *UnlockRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_maildrop_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnlockRequest.ProtoReflect.Descriptor instead.
+func (*UnlockRequest) Descriptor() ([]byte, []int) {
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *UnlockRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+type UnlockResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Was           bool                   `protobuf:"varint,1,opt,name=was,proto3" json:"was,omitempty"` // locked out
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnlockResponse) Reset() {
+	*x = UnlockResponse{}
+	mi := &file_postern_v1_maildrop_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnlockResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnlockResponse) ProtoMessage() {}
+
+func (x *UnlockResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_maildrop_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnlockResponse.ProtoReflect.Descriptor instead.
+func (*UnlockResponse) Descriptor() ([]byte, []int) {
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *UnlockResponse) GetWas() bool {
+	if x != nil {
+		return x.Was
+	}
+	return false
+}
+
 // Fault is the detail of every error status: a maildrop.Error on its way.
 type Fault struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1457,7 +1931,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[25]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +1943,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[25]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1482,7 +1956,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{25}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Fault) GetKind() uint32 {
@@ -1542,18 +2016,19 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\x04salt\x18\x02 \x01(\fR\x04salt\x12\x1e\n" +
 	"\n" +
 	"iterations\x18\x03 \x01(\rR\n" +
-	"iterations\"\x9e\x01\n" +
+	"iterations\"\xbc\x01\n" +
 	"\vOpenRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1a\n" +
 	"\bpassword\x18\x02 \x01(\fR\bpassword\x12\x16\n" +
 	"\x06remote\x18\x03 \x01(\fR\x06remote\x12\x18\n" +
 	"\asession\x18\x04 \x01(\tR\asession\x12'\n" +
-	"\x05proof\x18\x05 \x01(\v2\x11.postern.v1.ProofR\x05proof\"_\n" +
+	"\x05proof\x18\x05 \x01(\v2\x11.postern.v1.ProofR\x05proof\x12\x1c\n" +
+	"\tmechanism\x18\x06 \x01(\tR\tmechanism\"_\n" +
 	"\x05Proof\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\tR\x05first\x12\x14\n" +
 	"\x05final\x18\x02 \x01(\tR\x05final\x12\x14\n" +
 	"\x05nonce\x18\x03 \x01(\tR\x05nonce\x12\x14\n" +
-	"\x05proof\x18\x04 \x01(\fR\x05proof\"\xfb\x01\n" +
+	"\x05proof\x18\x04 \x01(\fR\x05proof\"\xab\x02\n" +
 	"\fOpenResponse\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
 	"\x05class\x18\x02 \x01(\rR\x05class\x12\x14\n" +
@@ -1563,7 +2038,9 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\x04node\x18\x06 \x01(\tR\x04node\x12\x14\n" +
 	"\x05token\x18\a \x01(\fR\x05token\x12-\n" +
 	"\alisting\x18\b \x01(\v2\x13.postern.v1.ListingR\alisting\x12\x1c\n" +
-	"\tsignature\x18\t \x01(\fR\tsignature\"=\n" +
+	"\tsignature\x18\t \x01(\fR\tsignature\x12.\n" +
+	"\x13login_delay_seconds\x18\n" +
+	" \x01(\rR\x11loginDelaySeconds\"=\n" +
 	"\vListRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\fR\x05token\"3\n" +
@@ -1623,7 +2100,47 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\"\x17\n" +
 	"\x15RemoveAddressResponse\"0\n" +
 	"\x14ListAddressesRequest\x12\x18\n" +
-	"\aaccount\x18\x01 \x01(\tR\aaccount\"\x96\x01\n" +
+	"\aaccount\x18\x01 \x01(\tR\aaccount\"B\n" +
+	"\x0eExplainRequest\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x16\n" +
+	"\x06remote\x18\x02 \x01(\fR\x06remote\"\xd4\x02\n" +
+	"\vExplanation\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05known\x18\x02 \x01(\bR\x05known\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x14\n" +
+	"\x05shard\x18\x04 \x01(\rR\x05shard\x12\x14\n" +
+	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x12&\n" +
+	"\x0fsince_unix_nano\x18\x06 \x01(\x03R\rsinceUnixNano\x12/\n" +
+	"\bfindings\x18\a \x03(\v2\x13.postern.v1.FindingR\bfindings\x12\x14\n" +
+	"\x05class\x18\b \x01(\rR\x05class\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"wait_milli\x18\n" +
+	" \x01(\x03R\twaitMilli\x12/\n" +
+	"\battempts\x18\v \x03(\v2\x13.postern.v1.AttemptR\battempts\"g\n" +
+	"\aFinding\x12\x18\n" +
+	"\asubject\x18\x01 \x01(\tR\asubject\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x14\n" +
+	"\x05words\x18\x03 \x01(\tR\x05words\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xb8\x02\n" +
+	"\aAttempt\x12$\n" +
+	"\x0etime_unix_nano\x18\x01 \x01(\x03R\ftimeUnixNano\x12&\n" +
+	"\x0ffirst_unix_nano\x18\x02 \x01(\x03R\rfirstUnixNano\x12\x14\n" +
+	"\x05times\x18\x03 \x01(\rR\x05times\x12\x16\n" +
+	"\x06remote\x18\x04 \x01(\fR\x06remote\x12\x1c\n" +
+	"\tmechanism\x18\x05 \x01(\tR\tmechanism\x12\x18\n" +
+	"\asession\x18\x06 \x01(\tR\asession\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"wait_milli\x18\b \x01(\x03R\twaitMilli\x12\x14\n" +
+	"\x05class\x18\t \x01(\rR\x05class\x12\x14\n" +
+	"\x05count\x18\n" +
+	" \x01(\x04R\x05count\x12\x16\n" +
+	"\x06octets\x18\v \x01(\x04R\x06octets\")\n" +
+	"\rUnlockRequest\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\"\"\n" +
+	"\x0eUnlockResponse\x12\x10\n" +
+	"\x03was\x18\x01 \x01(\bR\x03was\"\x96\x01\n" +
 	"\x05Fault\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
@@ -1631,7 +2148,7 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\aprimary\x18\x04 \x01(\tR\aprimary\x12\x14\n" +
 	"\x05cause\x18\x05 \x01(\tR\x05cause\x12\x1d\n" +
 	"\n" +
-	"wait_milli\x18\x06 \x01(\x03R\twaitMilli2\x8a\a\n" +
+	"wait_milli\x18\x06 \x01(\x03R\twaitMilli2\x8b\b\n" +
 	"\bMaildrop\x12H\n" +
 	"\tChallenge\x12\x1c.postern.v1.ChallengeRequest\x1a\x1d.postern.v1.ChallengeResponse\x129\n" +
 	"\x04Open\x12\x17.postern.v1.OpenRequest\x1a\x18.postern.v1.OpenResponse\x126\n" +
@@ -1647,7 +2164,9 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\n" +
 	"GetAddress\x12\x1d.postern.v1.GetAddressRequest\x1a\x19.postern.v1.AddressRecord\x12T\n" +
 	"\rRemoveAddress\x12 .postern.v1.RemoveAddressRequest\x1a!.postern.v1.RemoveAddressResponse\x12N\n" +
-	"\rListAddresses\x12 .postern.v1.ListAddressesRequest\x1a\x19.postern.v1.AddressRecord0\x01B;Z9github.com/postern-pop/postern/proto/postern/v1;posternv1b\x06proto3"
+	"\rListAddresses\x12 .postern.v1.ListAddressesRequest\x1a\x19.postern.v1.AddressRecord0\x01\x12>\n" +
+	"\aExplain\x12\x1a.postern.v1.ExplainRequest\x1a\x17.postern.v1.Explanation\x12?\n" +
+	"\x06Unlock\x12\x19.postern.v1.UnlockRequest\x1a\x1a.postern.v1.UnlockResponseB;Z9github.com/postern-pop/postern/proto/postern/v1;posternv1b\x06proto3"
 
 var (
 	file_postern_v1_maildrop_proto_rawDescOnce sync.Once
@@ -1661,7 +2180,7 @@ func file_postern_v1_maildrop_proto_rawDescGZIP() []byte {
 	return file_postern_v1_maildrop_proto_rawDescData
 }
 
-var file_postern_v1_maildrop_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_postern_v1_maildrop_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_postern_v1_maildrop_proto_goTypes = []any{
 	(*ChallengeRequest)(nil),      // 0: postern.v1.ChallengeRequest
 	(*ChallengeResponse)(nil),     // 1: postern.v1.ChallengeResponse
@@ -1688,44 +2207,56 @@ var file_postern_v1_maildrop_proto_goTypes = []any{
 	(*RemoveAddressRequest)(nil),  // 22: postern.v1.RemoveAddressRequest
 	(*RemoveAddressResponse)(nil), // 23: postern.v1.RemoveAddressResponse
 	(*ListAddressesRequest)(nil),  // 24: postern.v1.ListAddressesRequest
-	(*Fault)(nil),                 // 25: postern.v1.Fault
+	(*ExplainRequest)(nil),        // 25: postern.v1.ExplainRequest
+	(*Explanation)(nil),           // 26: postern.v1.Explanation
+	(*Finding)(nil),               // 27: postern.v1.Finding
+	(*Attempt)(nil),               // 28: postern.v1.Attempt
+	(*UnlockRequest)(nil),         // 29: postern.v1.UnlockRequest
+	(*UnlockResponse)(nil),        // 30: postern.v1.UnlockResponse
+	(*Fault)(nil),                 // 31: postern.v1.Fault
 }
 var file_postern_v1_maildrop_proto_depIdxs = []int32{
 	3,  // 0: postern.v1.OpenRequest.proof:type_name -> postern.v1.Proof
 	6,  // 1: postern.v1.OpenResponse.listing:type_name -> postern.v1.Listing
 	16, // 2: postern.v1.DeliverRequest.envelope:type_name -> postern.v1.Envelope
 	18, // 3: postern.v1.PutAddressRequest.record:type_name -> postern.v1.AddressRecord
-	0,  // 4: postern.v1.Maildrop.Challenge:input_type -> postern.v1.ChallengeRequest
-	2,  // 5: postern.v1.Maildrop.Open:input_type -> postern.v1.OpenRequest
-	5,  // 6: postern.v1.Maildrop.List:input_type -> postern.v1.ListRequest
-	7,  // 7: postern.v1.Maildrop.Read:input_type -> postern.v1.ReadRequest
-	9,  // 8: postern.v1.Maildrop.Remove:input_type -> postern.v1.RemoveRequest
-	11, // 9: postern.v1.Maildrop.Check:input_type -> postern.v1.CheckRequest
-	13, // 10: postern.v1.Maildrop.Accept:input_type -> postern.v1.AcceptRequest
-	15, // 11: postern.v1.Maildrop.Deliver:input_type -> postern.v1.DeliverRequest
-	15, // 12: postern.v1.Maildrop.Import:input_type -> postern.v1.DeliverRequest
-	19, // 13: postern.v1.Maildrop.PutAddress:input_type -> postern.v1.PutAddressRequest
-	21, // 14: postern.v1.Maildrop.GetAddress:input_type -> postern.v1.GetAddressRequest
-	22, // 15: postern.v1.Maildrop.RemoveAddress:input_type -> postern.v1.RemoveAddressRequest
-	24, // 16: postern.v1.Maildrop.ListAddresses:input_type -> postern.v1.ListAddressesRequest
-	1,  // 17: postern.v1.Maildrop.Challenge:output_type -> postern.v1.ChallengeResponse
-	4,  // 18: postern.v1.Maildrop.Open:output_type -> postern.v1.OpenResponse
-	6,  // 19: postern.v1.Maildrop.List:output_type -> postern.v1.Listing
-	8,  // 20: postern.v1.Maildrop.Read:output_type -> postern.v1.ReadResponse
-	10, // 21: postern.v1.Maildrop.Remove:output_type -> postern.v1.RemoveResponse
-	12, // 22: postern.v1.Maildrop.Check:output_type -> postern.v1.CheckResponse
-	14, // 23: postern.v1.Maildrop.Accept:output_type -> postern.v1.AcceptResponse
-	17, // 24: postern.v1.Maildrop.Deliver:output_type -> postern.v1.DeliverResponse
-	17, // 25: postern.v1.Maildrop.Import:output_type -> postern.v1.DeliverResponse
-	20, // 26: postern.v1.Maildrop.PutAddress:output_type -> postern.v1.PutAddressResponse
-	18, // 27: postern.v1.Maildrop.GetAddress:output_type -> postern.v1.AddressRecord
-	23, // 28: postern.v1.Maildrop.RemoveAddress:output_type -> postern.v1.RemoveAddressResponse
-	18, // 29: postern.v1.Maildrop.ListAddresses:output_type -> postern.v1.AddressRecord
-	17, // [17:30] is the sub-list for method output_type
-	4,  // [4:17] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	27, // 4: postern.v1.Explanation.findings:type_name -> postern.v1.Finding
+	28, // 5: postern.v1.Explanation.attempts:type_name -> postern.v1.Attempt
+	0,  // 6: postern.v1.Maildrop.Challenge:input_type -> postern.v1.ChallengeRequest
+	2,  // 7: postern.v1.Maildrop.Open:input_type -> postern.v1.OpenRequest
+	5,  // 8: postern.v1.Maildrop.List:input_type -> postern.v1.ListRequest
+	7,  // 9: postern.v1.Maildrop.Read:input_type -> postern.v1.ReadRequest
+	9,  // 10: postern.v1.Maildrop.Remove:input_type -> postern.v1.RemoveRequest
+	11, // 11: postern.v1.Maildrop.Check:input_type -> postern.v1.CheckRequest
+	13, // 12: postern.v1.Maildrop.Accept:input_type -> postern.v1.AcceptRequest
+	15, // 13: postern.v1.Maildrop.Deliver:input_type -> postern.v1.DeliverRequest
+	15, // 14: postern.v1.Maildrop.Import:input_type -> postern.v1.DeliverRequest
+	19, // 15: postern.v1.Maildrop.PutAddress:input_type -> postern.v1.PutAddressRequest
+	21, // 16: postern.v1.Maildrop.GetAddress:input_type -> postern.v1.GetAddressRequest
+	22, // 17: postern.v1.Maildrop.RemoveAddress:input_type -> postern.v1.RemoveAddressRequest
+	24, // 18: postern.v1.Maildrop.ListAddresses:input_type -> postern.v1.ListAddressesRequest
+	25, // 19: postern.v1.Maildrop.Explain:input_type -> postern.v1.ExplainRequest
+	29, // 20: postern.v1.Maildrop.Unlock:input_type -> postern.v1.UnlockRequest
+	1,  // 21: postern.v1.Maildrop.Challenge:output_type -> postern.v1.ChallengeResponse
+	4,  // 22: postern.v1.Maildrop.Open:output_type -> postern.v1.OpenResponse
+	6,  // 23: postern.v1.Maildrop.List:output_type -> postern.v1.Listing
+	8,  // 24: postern.v1.Maildrop.Read:output_type -> postern.v1.ReadResponse
+	10, // 25: postern.v1.Maildrop.Remove:output_type -> postern.v1.RemoveResponse
+	12, // 26: postern.v1.Maildrop.Check:output_type -> postern.v1.CheckResponse
+	14, // 27: postern.v1.Maildrop.Accept:output_type -> postern.v1.AcceptResponse
+	17, // 28: postern.v1.Maildrop.Deliver:output_type -> postern.v1.DeliverResponse
+	17, // 29: postern.v1.Maildrop.Import:output_type -> postern.v1.DeliverResponse
+	20, // 30: postern.v1.Maildrop.PutAddress:output_type -> postern.v1.PutAddressResponse
+	18, // 31: postern.v1.Maildrop.GetAddress:output_type -> postern.v1.AddressRecord
+	23, // 32: postern.v1.Maildrop.RemoveAddress:output_type -> postern.v1.RemoveAddressResponse
+	18, // 33: postern.v1.Maildrop.ListAddresses:output_type -> postern.v1.AddressRecord
+	26, // 34: postern.v1.Maildrop.Explain:output_type -> postern.v1.Explanation
+	30, // 35: postern.v1.Maildrop.Unlock:output_type -> postern.v1.UnlockResponse
+	21, // [21:36] is the sub-list for method output_type
+	6,  // [6:21] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_postern_v1_maildrop_proto_init() }
@@ -1739,7 +2270,7 @@ func file_postern_v1_maildrop_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_postern_v1_maildrop_proto_rawDesc), len(file_postern_v1_maildrop_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

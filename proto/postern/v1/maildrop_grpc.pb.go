@@ -38,6 +38,8 @@ const (
 	Maildrop_GetAddress_FullMethodName    = "/postern.v1.Maildrop/GetAddress"
 	Maildrop_RemoveAddress_FullMethodName = "/postern.v1.Maildrop/RemoveAddress"
 	Maildrop_ListAddresses_FullMethodName = "/postern.v1.Maildrop/ListAddresses"
+	Maildrop_Explain_FullMethodName       = "/postern.v1.Maildrop/Explain"
+	Maildrop_Unlock_FullMethodName        = "/postern.v1.Maildrop/Unlock"
 )
 
 // MaildropClient is the client API for Maildrop service.
@@ -67,6 +69,10 @@ type MaildropClient interface {
 	GetAddress(ctx context.Context, in *GetAddressRequest, opts ...grpc.CallOption) (*AddressRecord, error)
 	RemoveAddress(ctx context.Context, in *RemoveAddressRequest, opts ...grpc.CallOption) (*RemoveAddressResponse, error)
 	ListAddresses(ctx context.Context, in *ListAddressesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[AddressRecord], error)
+	// Explain says what a login would come to with the right password, and why.
+	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*Explanation, error)
+	// Unlock ends an address's lock-out.
+	Unlock(ctx context.Context, in *UnlockRequest, opts ...grpc.CallOption) (*UnlockResponse, error)
 }
 
 type maildropClient struct {
@@ -240,6 +246,26 @@ func (c *maildropClient) ListAddresses(ctx context.Context, in *ListAddressesReq
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Maildrop_ListAddressesClient = grpc.ServerStreamingClient[AddressRecord]
 
+func (c *maildropClient) Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*Explanation, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Explanation)
+	err := c.cc.Invoke(ctx, Maildrop_Explain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *maildropClient) Unlock(ctx context.Context, in *UnlockRequest, opts ...grpc.CallOption) (*UnlockResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UnlockResponse)
+	err := c.cc.Invoke(ctx, Maildrop_Unlock_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MaildropServer is the server API for Maildrop service.
 // All implementations must embed UnimplementedMaildropServer
 // for forward compatibility.
@@ -267,6 +293,10 @@ type MaildropServer interface {
 	GetAddress(context.Context, *GetAddressRequest) (*AddressRecord, error)
 	RemoveAddress(context.Context, *RemoveAddressRequest) (*RemoveAddressResponse, error)
 	ListAddresses(*ListAddressesRequest, grpc.ServerStreamingServer[AddressRecord]) error
+	// Explain says what a login would come to with the right password, and why.
+	Explain(context.Context, *ExplainRequest) (*Explanation, error)
+	// Unlock ends an address's lock-out.
+	Unlock(context.Context, *UnlockRequest) (*UnlockResponse, error)
 	mustEmbedUnimplementedMaildropServer()
 }
 
@@ -315,6 +345,12 @@ func (UnimplementedMaildropServer) RemoveAddress(context.Context, *RemoveAddress
 }
 func (UnimplementedMaildropServer) ListAddresses(*ListAddressesRequest, grpc.ServerStreamingServer[AddressRecord]) error {
 	return status.Error(codes.Unimplemented, "method ListAddresses not implemented")
+}
+func (UnimplementedMaildropServer) Explain(context.Context, *ExplainRequest) (*Explanation, error) {
+	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
+}
+func (UnimplementedMaildropServer) Unlock(context.Context, *UnlockRequest) (*UnlockResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Unlock not implemented")
 }
 func (UnimplementedMaildropServer) mustEmbedUnimplementedMaildropServer() {}
 func (UnimplementedMaildropServer) testEmbeddedByValue()                  {}
@@ -528,6 +564,42 @@ func _Maildrop_ListAddresses_Handler(srv interface{}, stream grpc.ServerStream) 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Maildrop_ListAddressesServer = grpc.ServerStreamingServer[AddressRecord]
 
+func _Maildrop_Explain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MaildropServer).Explain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Maildrop_Explain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MaildropServer).Explain(ctx, req.(*ExplainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Maildrop_Unlock_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UnlockRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MaildropServer).Unlock(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Maildrop_Unlock_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MaildropServer).Unlock(ctx, req.(*UnlockRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Maildrop_ServiceDesc is the grpc.ServiceDesc for Maildrop service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -566,6 +638,14 @@ var Maildrop_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveAddress",
 			Handler:    _Maildrop_RemoveAddress_Handler,
+		},
+		{
+			MethodName: "Explain",
+			Handler:    _Maildrop_Explain_Handler,
+		},
+		{
+			MethodName: "Unlock",
+			Handler:    _Maildrop_Unlock_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
