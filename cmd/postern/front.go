@@ -39,8 +39,12 @@ func front(ctx context.Context, p *run.Process, h *host, cfg *config.Process) er
 	if err != nil {
 		return err
 	}
+	with := pop3.TLSConfig(shown.Certificate)
+	if err := h.shareTickets(ctx, p, me, cfg, with); err != nil {
+		return err
+	}
 	server, err := pop3.NewServer(pop3.Config{
-		Opener: route, TLS: pop3.TLSConfig(shown.Certificate), Region: string(cfg.Region.Name), Hostname: cfg.Region.Hostname,
+		Opener: route, TLS: with, Region: string(cfg.Region.Name), Hostname: cfg.Region.Hostname,
 		Mechanisms: cfg.Front.SASL, MaxConnections: connectionsFor(maxSessions), Log: me.log, Registerer: me.metrics,
 	})
 	if err != nil {

@@ -7,6 +7,11 @@
 //	nodes/<name>   a Node, with a lease: it is gone when its process is
 //	shards/<%04d>  a Claim, without a lease: it outlives its owner
 //
+// And below /postern/v1/tickets/<region>/<secret>/, apart from the others so that etcd can
+// let fronts alone read them:
+//
+//	<%08d>         a period's session ticket key, encrypted, with a lease
+//
 // The life of a claim:
 //
 //	(no key) ──take──▶ owned, epoch 1 ──release──▶ free, epoch 1
@@ -15,11 +20,16 @@
 //	             the heir ▼           epoch 2
 //	                   owned, epoch 2
 //
-// Three parts, which don't know each other:
+// The life of a ticket key, in periods of 6 hours:
+//
+//	made, by whoever is first ──▶ next ──▶ current: encrypts ──▶ previous ──▶ gone
+//
+// Four parts, which don't know each other:
 //
 //   - [Watcher] follows the keys and answers with a [View]. Fronts need no more.
 //   - [Registration] is a node's presence, and what only a present node may do:
 //     take, release and raise claims.
+//   - [Tickets] follows the ticket keys, and makes them.
 //   - [Plan] decides. It is pure: a view in, actions out.
 //
 // A claim is who should own a shard. It is not what makes a second writer
@@ -28,6 +38,21 @@
 //
 // # Decisions
 //
+//   - 2026-11-25: ticket keys are made a period ahead, each by create-if-absent, so that a
+//     front whose clock is ahead, or that hears late of a rotation, still resumes what the
+//     others gave out. Their time is each front's own clock's: a front whose clock is
+//     far off harms nobody's sessions but its own.
+//   - 2026-11-25: ticket keys are encrypted in etcd with a key that is derived of the
+//     region's gossip key, which etcd never sees: its disks, backups and readers of
+//     its other keys can't decrypt tickets. Refused: in the clear, guarded by etcd's
+//     permissions alone, since with TLS 1.2 whoever has a ticket key reads every session
+//     that resumed by it; and a key derived of the certificate's, which is another one
+//     while certificates are replaced front by front. Mailbox nodes and intakes
+//     have the gossip key as well; etcd's permissions keep the entries from them.
+//   - 2026-11-25: an entry's name holds a name of its secret. When the gossip key is
+//     replaced, process by process, each half shares keys of its own.
+//   - 2026-11-25: a lease ends a key, not a front: fronts with a wrong clock could delete
+//     what the others need.
 //   - 2026-11-23: rendezvous hashing with a ceiling. Each pair of shard and node
 //     has a score, and the highest scores choose first, up to a node's fair share
 //     rounded up. Plain rendezvous hashing leaves one of five nodes more than
