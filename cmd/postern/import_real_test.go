@@ -195,8 +195,8 @@ func TestImportFromDovecot(t *testing.T) {
 
 // standaloneZA is a standalone region with one user.
 type standaloneZA struct {
-	t                  *testing.T
-	dir, pop, password string
+	t                        *testing.T
+	dir, pop, lmtp, password string
 }
 
 func startStandalone(t *testing.T) *standaloneZA {
@@ -210,7 +210,7 @@ func startStandalone(t *testing.T) *standaloneZA {
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() { cmd.Process.Kill(); <-ended })
 	awaitHTTP(t, "http://"+port(13)+"/readyz", ended)
-	s := &standaloneZA{t: t, dir: dir, pop: port(10)}
+	s := &standaloneZA{t: t, dir: dir, pop: port(10), lmtp: port(11)}
 	var ignored any
 	var zoe struct{ Password string }
 	s.operate(&ignored, "account", "create", "shop", "--region", "za")
@@ -233,9 +233,7 @@ func (s *standaloneZA) operate(into any, args ...string) {
 // maildrop is what a mail client sees.
 func (s *standaloneZA) maildrop() (uids, messages []string) {
 	s.t.Helper()
-	pool, err := readPool(filepath.Join(publicDir(s.dir), "ca.pem"))
-	noError(s.t, err)
-	pop, err := mailclient.DialPOP(s.t.Context(), s.pop, &tls.Config{RootCAs: pool, ServerName: "za-pop.postern-za.example"})
+	pop, err := mailclient.DialPOP(s.t.Context(), s.pop, s.tls())
 	noError(s.t, err)
 	defer pop.Close()
 	noError(s.t, pop.Login("zoe@shop.example", s.password))
@@ -249,4 +247,12 @@ func (s *standaloneZA) maildrop() (uids, messages []string) {
 	}
 	noError(s.t, pop.Quit())
 	return uids, messages
+}
+
+// tls is how a mail client trusts the region's front.
+func (s *standaloneZA) tls() *tls.Config {
+	s.t.Helper()
+	pool, err := readPool(filepath.Join(publicDir(s.dir), "ca.pem"))
+	noError(s.t, err)
+	return &tls.Config{RootCAs: pool, ServerName: "za-pop.postern-za.example"}
 }

@@ -13,91 +13,12 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/postern-pop/postern/pkg/maildrop"
+	"github.com/postern-pop/postern/pkg/maildroptest/corpus"
 )
-
-// message is one of the corpus: what a gateway sends behind 354, up to and
-// with the end, and what is to be kept of it, in wire form.
-type message struct{ name, sent, kept string }
-
-// sentAs is a message whose content a gateway sends as RFC 5321 has it.
-func sentAs(name, content string) message {
-	w := stuffed(content)
-	return message{name, w + ".\r\n", w}
-}
 
 // stuffed is the wire form of content with CRLF line ends.
 func stuffed(content string) string {
 	return strings.ReplaceAll("\r\n"+content, "\r\n.", "\r\n..")[2:]
-}
-
-// repeat joins f of 0 up to n.
-func repeat(n int, f func(i int) string) string {
-	var b strings.Builder
-	for i := range n {
-		b.WriteString(f(i))
-	}
-	return b.String()
-}
-
-// corpus has a message for every way in which octets have been lost by some
-// server or other.
-func corpus() []message {
-	const head = "From: a@example.test\r\nSubject: x\r\n\r\n"
-	all := []message{
-		sentAs("simple", head+"Hello.\r\n"),
-		sentAs("dots", head+".\r\n..\r\n...\r\n.a\r\na.\r\n"),
-		sentAs("dotend", head+"x\r\n.\r\n"),
-		sentAs("dotflood", head+strings.Repeat(".\r\n", 100000)),
-		sentAs("dotbound", head+repeat(200, func(i int) string { return strings.Repeat("x", 4096-i) + "\r\n." + strings.Repeat("y", i) + "\r\n" })),
-		sentAs("empty", ""),
-		sentAs("onlycrlf", "\r\n"),
-		sentAs("noeoh", "From: a@example.test\r\nSubject: x\r\n"),
-		sentAs("nobody", head),
-		sentAs("nohdr", "\r\nbody\r\n"),
-		sentAs("badhdr", "this is no header\r\n"+head+"x\r\n"),
-		sentAs("spaceeoh", "From: a@example.test\r\n \r\nbody?\r\n"),
-		sentAs("fromline", head+"From a@example.test Mon Jan  1 00:00:00 2001\r\n>From b\r\n"),
-		sentAs("mboxtop", "From a@example.test Mon Jan  1 00:00:00 2001\r\n"+head+"x\r\n"),
-		{"barelf", head + "a\nb\n\nc\r\n.\r\n", head + "a\r\nb\r\n\r\nc\r\n"},
-		{"barelf, a dot behind it", head + "a\n.b\r\n.\r\n", head + "a\r\n..b\r\n"},
-		sentAs("barecr", head+"a\rb\r\r\rc\r\n"),
-		sentAs("crcrlf", head+"a\r\r\nb\r\r\n"),
-		{"smug-lf-lf", head + "a\n.\nb\r\n.\r\n", head + "a\r\n..\r\nb\r\n"},
-		{"smug-lf-crlf", head + "a\n.\r\nb\r\n.\r\n", head + "a\r\n..\r\nb\r\n"},
-		{"smug-crlf-lf", head + "a\r\n.\nb\r\n.\r\n", head + "a\r\n\r\nb\r\n"},
-		{"smug-cr-cr", head + "a\r.\rb\r\n.\r\n", head + "a\r.\rb\r\n"},
-		{"smug-crlf-cr", head + "a\r\n.\rb\r\n.\r\n", head + "a\r\n\rb\r\n"},
-		sentAs("nul", head+"a\x00b\x00\r\n\x00\r\n"),
-		sentAs("nulhdr", "Subject: a\x00b\r\n\r\nx\r\n"),
-		sentAs("latin1", head+"gr\xfc\xdfe\r\n"),
-		sentAs("utf8", head+"grüße 世界\r\n"),
-		sentAs("badutf8", head+"\xff\xfe\xc0\x80\xed\xa0\x80\r\n"),
-		sentAs("rawhdr", "Subject: gr\xfc\xdfe\r\n\r\nx\r\n"),
-		sentAs("eaihdr", "Subject: grüße\r\nFrom: jürgen@bücher.test\r\n\r\nx\r\n"),
-		sentAs("alloctets", head+repeat(256, func(i int) string {
-			if i == '\r' || i == '\n' {
-				return ""
-			}
-			return string([]byte{byte(i)})
-		})+"\r\n"),
-		sentAs("controls", head+"\x1a\x1b[2J\x07\x0c\x7f\r\n"),
-		sentAs("longhdr", "Subject: "+strings.Repeat("x", 100000)+"\r\n\r\nx\r\n"),
-		sentAs("folded", "Subject: x"+strings.Repeat("\r\n folded", 2000)+"\r\n\r\nx\r\n"),
-		sentAs("manyhdr", repeat(5000, func(i int) string { return fmt.Sprintf("X-%d: %d\r\n", i, i) })+"\r\nx\r\n"),
-		sentAs("trailing", head+"x  \t\r\n \r\n\t\r\n\r\n\r\n"),
-		sentAs("looks", head+"+OK\r\n-ERR\r\nQUIT\r\nMAIL FROM:<>\r\n250 OK\r\n"),
-		sentAs("pretrace", "Return-Path: <other@example.test>\r\nDelivered-To: other\r\nReceived: from x by y; now\r\n"+head+"x\r\n"),
-		sentAs("mboxhdrs", "Status: RO\r\nX-Status: A\r\nX-UIDL: 1\r\nContent-Length: 2\r\nX-IMAP: 1\r\n"+head+"long body\r\n"),
-		sentAs("mime", "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\ntext\r\n--b\r\nContent-Type: message/rfc822\r\n\r\n"+head+"in\r\n--b--\r\n"),
-		sentAs("deepmime", repeat(200, func(i int) string {
-			return fmt.Sprintf("Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n", i, i)
-		})+"\r\nx\r\n"),
-		sentAs("bom", "\xef\xbb\xbf"+head+"x\r\n"),
-	}
-	for _, n := range []int{76, 998, 1000, 1024, 2046, 2048, 4096, 8192, 64 << 10, 1 << 20, 10 << 20} {
-		all = append(all, sentAs(fmt.Sprintf("line of %d", n), head+strings.Repeat("x", n)+"\r\n"))
-	}
-	return all
 }
 
 // traced is the header that deliveries of these tests carry.
@@ -106,17 +27,17 @@ var traced = regexp.MustCompile(`\AReturn-Path: <s@example\.test>\r\nDelivered-T
 	`\tfor <a@example\.test>; [A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} [+-][0-9]{4}\r\n`)
 
 // check holds what was delivered against what was to be kept.
-func check(d delivered, m message) error {
+func check(d delivered, m corpus.Message) error {
 	head := traced.Find(d.wire)
 	switch {
 	case head == nil:
-		return fmt.Errorf("%s: trace header: %q", m.name, d.wire[:min(len(d.wire), 300)])
-	case string(d.wire[len(head):]) != m.kept:
-		return fmt.Errorf("%s: kept %d octets %.100q, want %d %.100q", m.name, len(d.wire)-len(head), d.wire[len(head):], len(m.kept), m.kept)
+		return fmt.Errorf("%s: trace header: %q", m.ID, d.wire[:min(len(d.wire), 300)])
+	case string(d.wire[len(head):]) != m.Stored:
+		return fmt.Errorf("%s: kept %d octets %.100q, want %d %.100q", m.ID, len(d.wire)-len(head), d.wire[len(head):], len(m.Stored), m.Stored)
 	}
-	size := len(head) + len(strings.ReplaceAll("\r\n"+m.kept, "\r\n..", "\r\n.")) - 2
+	size := len(head) + len(m.Octets())
 	if d.size != uint64(size) {
-		return fmt.Errorf("%s: Size %d, want %d", m.name, d.size, size)
+		return fmt.Errorf("%s: Size %d, want %d", m.ID, d.size, size)
 	}
 	return nil
 }
@@ -127,14 +48,14 @@ func TestCorpus(t *testing.T) {
 	room := &mailroom{}
 	_, address := start(t, Config{Deliverer: room})
 	c := greeted(t, address)
-	for _, m := range corpus() {
+	for _, m := range corpus.All() {
 		c.envelope("s@example.test", "a@example.test")
-		go io.WriteString(c.Conn, m.sent+"NOOP\r\n") // its reading must not wait for our writing
+		go io.WriteString(c.Conn, m.Sent+"NOOP\r\n") // its reading must not wait for our writing
 		c.expect("250 2.1.5 ")
 		c.expect("250 2.0.0 OK")
 		got := room.take()
 		if len(got) != 1 {
-			t.Fatalf("%s: %d deliveries", m.name, len(got))
+			t.Fatalf("%s: %d deliveries", m.ID, len(got))
 		}
 		if err := check(got[0], m); err != nil {
 			t.Error(err)
@@ -145,11 +66,11 @@ func TestCorpus(t *testing.T) {
 // TestEverySplit sends whole pipelined sessions, cut into two packets at every
 // point: replies and octets are the same everywhere.
 func TestEverySplit(t *testing.T) {
-	for _, m := range corpus() {
-		if len(m.sent) > 200 {
+	for _, m := range corpus.All() {
+		if len(m.Sent) > 200 {
 			continue
 		}
-		session := "LHLO client.test\r\nMAIL FROM:<s@example.test>\r\nRCPT TO:<a@example.test>\r\nDATA\r\n" + m.sent + "NOOP\r\nQUIT\r\n"
+		session := "LHLO client.test\r\nMAIL FROM:<s@example.test>\r\nRCPT TO:<a@example.test>\r\nDATA\r\n" + m.Sent + "NOOP\r\nQUIT\r\n"
 		for at := range len(session) {
 			if testing.Short() && at%7 != 0 {
 				continue
@@ -158,7 +79,7 @@ func TestEverySplit(t *testing.T) {
 			replies := converse(t, room, session[:at], session[at:])
 			got := room.take()
 			if len(got) != 1 || !strings.HasSuffix(replies, "delivered\r\n250 2.0.0 OK\r\n221 2.0.0 Goodbye\r\n") {
-				t.Fatalf("%s split at %d: %d deliveries, %q", m.name, at, len(got), replies)
+				t.Fatalf("%s split at %d: %d deliveries, %q", m.ID, at, len(got), replies)
 			}
 			if err := check(got[0], m); err != nil {
 				t.Fatalf("split at %d: %v", at, err)
@@ -189,7 +110,7 @@ func TestRandomPieces(t *testing.T) {
 		if len(got) != 1 || !strings.HasSuffix(replies, "221 2.0.0 Goodbye\r\n") {
 			rt.Fatalf("%d deliveries, %q", len(got), replies)
 		}
-		if err := check(got[0], message{"random", sent, kept}); err != nil {
+		if err := check(got[0], corpus.Message{ID: "random", Sent: sent, Stored: kept}); err != nil {
 			rt.Fatal(err)
 		}
 	})

@@ -66,6 +66,12 @@ func (l *LMTP) Quit() error {
 // took responsibility. err says that the transaction broke; what was then not
 // answered is nil in no verdict.
 func (l *LMTP) Deliver(sender string, recipients []string, message []byte) (verdicts []error, err error) {
+	return l.DeliverAsIs(sender, recipients, stuffed(message))
+}
+
+// DeliverAsIs sends octets behind the reply to DATA as they are: content that is
+// no message's, or a smuggler's. They have their end with them.
+func (l *LMTP) DeliverAsIs(sender string, recipients []string, octets []byte) (verdicts []error, err error) {
 	verdicts = make([]error, len(recipients))
 	if _, err := l.command("MAIL FROM:<" + sender + ">"); err != nil {
 		return unanswered(verdicts, err), err
@@ -90,7 +96,7 @@ func (l *LMTP) Deliver(sender string, recipients []string, message []byte) (verd
 	for _, i := range accepted {
 		verdicts[i] = errUnanswered
 	}
-	return verdicts, l.data(message, accepted, verdicts)
+	return verdicts, l.data(octets, accepted, verdicts)
 }
 
 var errUnanswered = errors.New("the server did not answer for this recipient")
@@ -104,12 +110,12 @@ func unanswered(verdicts []error, err error) []error {
 	return verdicts
 }
 
-func (l *LMTP) data(message []byte, accepted []int, verdicts []error) error {
+func (l *LMTP) data(octets []byte, accepted []int, verdicts []error) error {
 	if _, err := l.command("DATA"); err != nil {
 		return err
 	}
-	l.conn.SetDeadline(time.Now().Add(Patience + time.Duration(len(message)>>20)*time.Second))
-	if _, err := l.conn.Write(stuffed(message)); err != nil {
+	l.conn.SetDeadline(time.Now().Add(Patience + time.Duration(len(octets)>>20)*time.Second))
+	if _, err := l.conn.Write(octets); err != nil {
 		return err
 	}
 	for _, i := range accepted {
