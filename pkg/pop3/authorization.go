@@ -10,13 +10,14 @@ import (
 
 // capa: RFC 2449 section 5. With TLS only EXPIRE differs between the states.
 func (s *Session) capa(call) Step {
+	s.first(textCapabilities)
 	switch s.state {
 	case Cleartext:
-		return s.done(s.protocol.clear, StatusOK)
+		return s.done(append(s.out, s.protocol.clear...), StatusOK)
 	case Authorization:
-		return s.done(s.protocol.before, StatusOK)
+		return s.done(append(s.out, s.protocol.before...), StatusOK)
 	}
-	return s.done(s.protocol.capabilities(s.expire()), StatusOK)
+	return s.done(s.protocol.appendCapabilities(s.out, s.expire()), StatusOK)
 }
 
 // expire is what EXPIRE says of this maildrop (RFC 2449 section 6.7).
@@ -30,10 +31,10 @@ func (s *Session) expire() string {
 // user: RFC 1939 section 7. Whether the name exists is not told (section 13).
 func (s *Session) user(c call) Step {
 	if len(c.text) == 0 {
-		return s.err("a user name is wanted")
+		return s.err(textUserWanted)
 	}
 	s.name = string(c.text)
-	return s.ok("send PASS")
+	return s.ok(textSendPass)
 }
 
 // pass: RFC 1939 section 7. The rest of the line is the password, spaces and all.
@@ -41,9 +42,9 @@ func (s *Session) pass(c call) Step {
 	name := s.name
 	switch {
 	case name == "":
-		return s.err("send USER first")
+		return s.err(textSendUser)
 	case len(c.text) == 0:
-		return s.err("a password is wanted")
+		return s.err(textPasswordWanted)
 	}
 	s.name = ""
 	return s.login("USER", name, string(c.text))
@@ -124,15 +125,11 @@ func (s *Session) failure(step Step) Step {
 // enter begins the TRANSACTION state.
 func (s *Session) enter(info maildrop.Info) Step {
 	s.state, s.info, s.checked, s.name, s.scram = Transaction, info, s.now, "", nil
-	s.out = append(s.out, "+OK "...)
-	s.out = appendCount(s.out, uint64(info.Count), "message")
-	s.out = append(s.out, ", "...)
-	s.out = appendCount(s.out, info.Octets, "octet")
-	if days := info.Class.Days(); days > 0 {
-		s.out = append(s.out, ", kept "...)
-		s.out = appendCount(s.out, uint64(days), "day")
+	welcome, days := textWelcome, info.Class.Days()
+	if days > 0 {
+		welcome = textWelcomeKept
 	}
-	step := s.done(append(s.out, "\r\n"...), StatusOK)
+	step := s.ok(welcome, values{messages: uint64(info.Count), octets: info.Octets, days: uint64(days)})
 	step.Login = LoginOK
 	return step
 }

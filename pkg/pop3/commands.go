@@ -15,8 +15,8 @@ type Protocol struct {
 	mechanisms []mechanism // those that are offered
 	other      *command    // what isn't in the table
 	greeting   []byte
-	before     []byte // CAPA's reply in AUTHORIZATION; the one in TRANSACTION differs in EXPIRE
-	clear      []byte // CAPA's reply before TLS
+	before     []byte // CAPA's list in AUTHORIZATION; the one in TRANSACTION differs in EXPIRE
+	clear      []byte // CAPA's list before TLS
 }
 
 // arguments is the form of a command's arguments.
@@ -37,6 +37,7 @@ type command struct {
 	args   arguments
 	states State  // where it is allowed
 	capa   string // what CAPA says of it (RFC 2449 section 6)
+	looks  bool   // it says something of the maildrop
 	run    func(*Session, call) Step
 	key    uint32 // the verb, packed
 }
@@ -64,14 +65,16 @@ func NewProtocol(hostname, region string, mechanisms ...string) *Protocol {
 			{verb: "USER", args: freeText, states: Authorization, capa: "USER", run: (*Session).user},
 			{verb: "PASS", args: exactText, states: Authorization, run: (*Session).pass},
 			{verb: "AUTH", args: freeText, states: Authorization, capa: "SASL", run: (*Session).auth},
-			{verb: "STAT", args: noArguments, states: Transaction, run: (*Session).stat},
-			{verb: "LIST", args: optionalMessage, states: Transaction, run: (*Session).list},
-			{verb: "UIDL", args: optionalMessage, states: Transaction, capa: "UIDL", run: (*Session).list},
-			{verb: "RETR", args: oneMessage, states: Transaction, run: (*Session).retr},
-			{verb: "TOP", args: messageAndLines, states: Transaction, capa: "TOP", run: (*Session).retr},
-			{verb: "DELE", args: oneMessage, states: Transaction, run: (*Session).dele},
-			{verb: "RSET", args: noArguments, states: Transaction, run: (*Session).rset},
+			{verb: "STAT", args: noArguments, states: Transaction, looks: true, run: (*Session).stat},
+			{verb: "LIST", args: optionalMessage, states: Transaction, looks: true, run: (*Session).list},
+			{verb: "UIDL", args: optionalMessage, states: Transaction, capa: "UIDL", looks: true, run: (*Session).list},
+			{verb: "RETR", args: oneMessage, states: Transaction, looks: true, run: (*Session).retr},
+			{verb: "TOP", args: messageAndLines, states: Transaction, capa: "TOP", looks: true, run: (*Session).retr},
+			{verb: "DELE", args: oneMessage, states: Transaction, looks: true, run: (*Session).dele},
+			{verb: "RSET", args: noArguments, states: Transaction, looks: true, run: (*Session).rset},
 			{verb: "NOOP", args: noArguments, states: Transaction, run: (*Session).noop},
+			{verb: "LANG", args: freeText, states: anyState, capa: "LANG", run: (*Session).lang},
+			{verb: "UTF8", args: noArguments, states: anyState, capa: "UTF8 USER", run: (*Session).utf8Mode},
 			{verb: "QUIT", args: noArguments, states: anyState | Cleartext, run: (*Session).quit},
 		},
 		mechanisms: offered(mechanisms),
@@ -80,7 +83,7 @@ func NewProtocol(hostname, region string, mechanisms ...string) *Protocol {
 		p.commands[i].key = packVerb([]byte(p.commands[i].verb))
 	}
 	p.greeting = []byte("+OK " + ascii(hostname, 200) + " Postern POP3 ready, region " + ascii(region, 60) + "\r\n")
-	p.before = p.capabilities(strconv.Itoa(maildrop.ClassContinuity.Days()) + " USER")
+	p.before = p.appendCapabilities(nil, strconv.Itoa(maildrop.ClassContinuity.Days())+" USER")
 	p.clear = p.cleartextCapabilities()
 	return p
 }
@@ -88,7 +91,7 @@ func NewProtocol(hostname, region string, mechanisms ...string) *Protocol {
 // Session begins a session. The id shows in temporary errors, so that support
 // can find the session in the log.
 func (p *Protocol) Session(id string) *Session {
-	return &Session{protocol: p, id: ascii(id, 64), state: Authorization}
+	return &Session{protocol: p, id: ascii(id, 64), state: Authorization, language: languages[0]}
 }
 
 // Commands are the labels of all commands, OTHER included.
@@ -101,10 +104,9 @@ func (p *Protocol) Commands() []string {
 	return verbs
 }
 
-// capabilities is CAPA's reply (RFC 2449 section 5): what the table says, and the
-// properties of the whole.
-func (p *Protocol) capabilities(expire string) []byte {
-	b := []byte("+OK capabilities follow\r\n")
+// appendCapabilities adds CAPA's list (RFC 2449 section 5): what the table says, and
+// the properties of the whole.
+func (p *Protocol) appendCapabilities(b []byte, expire string) []byte {
 	for i := range p.commands {
 		c := &p.commands[i]
 		if c.capa == "" || c.states == Cleartext {
@@ -166,17 +168,18 @@ func (s *Session) command(line []byte) Step {
 	s.call = call{command: s.protocol.other, message: -1}
 	switch {
 	case len(line)+2 > maxCommand && (c == nil || c.capa != "SASL"):
-		return s.err("line too long")
+		return s.err(textTooLong)
 	case c == nil:
-		return s.err("unknown command")
+		return s.err(textUnknown)
 	}
 	s.call.command = c
 	if c.states&s.state == 0 {
 		return s.misplaced(c)
 	}
-	if complaint := s.arguments(&s.call, rest); complaint != "" {
-		return s.err(complaint)
+	if complaint := s.arguments(&s.call, rest); complaint != textNone {
+		return s.err(complaint, s.census())
 	}
+	s.looked = s.looked || c.looks
 	if s.state == Transaction && s.now.Sub(s.checked) > checkAfter && !s.leaving() {
 		s.call.text = nil
 		return s.ask(Request{Op: OpCheck})
@@ -193,13 +196,13 @@ func (s *Session) leaving() bool {
 func (s *Session) misplaced(c *command) Step {
 	switch {
 	case s.state == Cleartext: // RFC 8314 section 3.3
-		return s.err("send STLS first: nothing else is possible without TLS")
+		return s.err(textNeedTLS)
 	case c.states == Cleartext: // RFC 2595 section 4
-		return s.err("TLS is on already")
+		return s.err(textTLSOn)
 	case s.state == Authorization:
-		return s.err("please log in first")
+		return s.err(textLogInFirst)
 	}
-	return s.err("not possible after login")
+	return s.err(textLoggedIn)
 }
 
 // checkedNow goes on with the command under way unless the user's access has ended.
@@ -213,16 +216,16 @@ func (s *Session) checkedNow(err error) Step {
 
 // arguments parses what follows the verb. Spaces at the end are no argument: old
 // clients and phones send them.
-func (s *Session) arguments(c *call, rest []byte) (complaint string) {
+func (s *Session) arguments(c *call, rest []byte) (complaint text) {
 	if c.command.args == exactText {
 		c.text = rest
-		return ""
+		return textNone
 	}
 	rest = bytes.Trim(rest, " ")
 	switch c.command.args {
 	case noArguments:
 		if len(rest) > 0 {
-			return "this command has no arguments"
+			return textNoArguments
 		}
 	case freeText:
 		c.text = rest
@@ -236,7 +239,7 @@ func (s *Session) arguments(c *call, rest []byte) (complaint string) {
 		number, lines, _ := bytes.Cut(rest, []byte(" "))
 		n, ok := parseNumber(bytes.TrimLeft(lines, " "))
 		if !ok {
-			return "a message number and a number of lines are wanted"
+			return textLinesWanted
 		}
 		c.lines = n
 		c.message, complaint = s.messageNumber(number)
@@ -246,35 +249,28 @@ func (s *Session) arguments(c *call, rest []byte) (complaint string) {
 
 // messageNumber turns a client's message number, which counts from 1, into the
 // index of a message that is there and not marked.
-func (s *Session) messageNumber(text []byte) (int, string) {
-	n, ok := parseNumber(text)
+func (s *Session) messageNumber(digits []byte) (int, text) {
+	n, ok := parseNumber(digits)
 	switch {
 	case !ok:
-		return -1, "a message number is wanted, " + s.census()
+		return -1, textNumberWanted
 	case n < 1 || n > uint64(s.info.Count):
-		return -1, "no such message, " + s.census()
+		return -1, textNoSuchMessage
 	case s.marks.has(int(n - 1)):
-		return -1, "this message is marked as deleted, " + s.census()
+		return -1, textMarkedMessage
 	}
-	return int(n - 1), ""
+	return int(n - 1), textNone
 }
 
 // census says how many messages there are.
-func (s *Session) census() string {
-	text := "there is 1 message"
-	if s.info.Count != 1 {
-		text = "there are " + strconv.Itoa(s.info.Count) + " messages"
-	}
-	if s.marks.count > 0 {
-		text += ", " + strconv.Itoa(s.marks.count) + " of them marked as deleted"
-	}
-	return text
+func (s *Session) census() values {
+	return values{messages: uint64(s.info.Count), number: uint64(s.marks.count)}
 }
 
 // parseNumber takes decimal digits only. A number past 64 bits is the largest
 // there is: no message has it, and as TOP's lines it means all.
-func parseNumber(text []byte) (n uint64, ok bool) {
-	for _, c := range text {
+func parseNumber(digits []byte) (n uint64, ok bool) {
+	for _, c := range digits {
 		if c < '0' || c > '9' {
 			return 0, false
 		}
@@ -285,7 +281,7 @@ func parseNumber(text []byte) (n uint64, ok bool) {
 		}
 		n = n*10 + d
 	}
-	return n, len(text) > 0
+	return n, len(digits) > 0
 }
 
 // isHTTP tells a web browser, or a page that makes one talk to us (ALPACA), by its

@@ -43,7 +43,8 @@ func conversation(t interface{ Fatalf(string, ...any) }, lines [][]byte) {
 }
 
 // reply is one reply: a line, or lines up to a dot; or a challenge.
-var reply = regexp.MustCompile(`^(\+OK [ -~]+\r\n|-ERR [ -~]+\r\n|\+ [A-Za-z0-9+/]*={0,2}\r\n|\+OK [ -~]+\r\n(([^.\n]|\.[^\r])?[^\n]*\r\n)*\.\r\n)$`)
+// Words after LANG may be in UTF-8 (RFC 6856 section 3).
+var reply = regexp.MustCompile(`^(\+OK [ -~\x{80}-\x{10FFFF}]+\r\n|-ERR [ -~\x{80}-\x{10FFFF}]+\r\n|\+ [A-Za-z0-9+/]*={0,2}\r\n|\+OK [ -~\x{80}-\x{10FFFF}]+\r\n(([^.\n]|\.[^\r])?[^\n]*\r\n)*\.\r\n)$`)
 
 // What a client says that logs in by SCRAM at a box: "n,,n=alice@example.com,r=client",
 // then its proof.
@@ -58,7 +59,7 @@ func TestConversations(t *testing.T) {
 		"USER alice@example.com", "PASS secret", "PASS wrong", "AUTH PLAIN", "AUTH PLAIN AGFsaWNlQGV4YW1wbGUuY29tAHNlY3JldA==",
 		"AGFsaWNlQGV4YW1wbGUuY29tAHNlY3JldA==", "*",
 		"AUTH LOGIN", "YWxpY2VAZXhhbXBsZS5jb20=", "c2VjcmV0", "AUTH SCRAM-SHA-256", "AUTH SCRAM-SHA-256 " + scramFirst, scramFirst, scramFinal, scramFinal, "AUTH", "CAPA", "STAT", "LIST", "LIST 1", "UIDL", "UIDL 5", "RETR 1", "RETR 2",
-		"TOP 1 0", "TOP 2 9", "DELE 1", "DELE 3", "DELE 5", "RSET", "NOOP", "QUIT", "QUIT ", "quit", "QUIT 1", "FOO", "", "DELE 1 2",
+		"TOP 1 0", "TOP 2 9", "DELE 1", "DELE 3", "DELE 5", "RSET", "NOOP", "QUIT", "QUIT ", "quit", "QUIT 1", "FOO", "UTF8", "LANG", "LANG de", "LANG xx", "LANG *", "", "DELE 1 2",
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		lines := [][]byte{}
@@ -77,6 +78,7 @@ func FuzzSession(f *testing.F) {
 	f.Add([]byte("USER alice@example.com\nPASS secret\nLIST 18446744073709551617\n\n \nUIDL\x00"))
 	f.Add([]byte("AUTH SCRAM-SHA-256 " + scramFirst + "\n" + scramFinal + "\n\nDELE 1\nQUIT"))
 	f.Add([]byte("AUTH SCRAM-SHA-256\n" + scramFirst + "\n" + scramFinal + "\n*\nAUTH LOGIN\nYWxpY2VAZXhhbXBsZS5jb20=\nc2VjcmV0"))
+	f.Add([]byte("UTF8\nLANG af\nUSER alice@example.com\nPASS secret\nUTF8\nSTAT\nUTF8\nRETR 9\nLANG"))
 	f.Add([]byte("AUTH PLAIN\n*\nAUTH PLAIN =\nAUTH\nGET / HTTP/1.0"))
 	f.Fuzz(func(t *testing.T, text []byte) { conversation(t, bytes.Split(text, []byte("\n"))) })
 }

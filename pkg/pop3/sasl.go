@@ -88,7 +88,7 @@ func (s *Session) auth(c call) Step {
 	m := s.protocol.mechanism(string(name))
 	switch {
 	case m == nil:
-		return s.err("this mechanism is not offered")
+		return s.err(textNoMechanism)
 	case !has:
 		return s.challenge(m.asks, m.begin())
 	case string(initial) == "=": // an initial response that is there, and empty
@@ -98,7 +98,7 @@ func (s *Session) auth(c call) Step {
 }
 
 func (s *Session) mechanisms() Step {
-	s.out = append(s.out, "+OK mechanisms follow\r\n"...)
+	s.first(textMechanisms)
 	for i := range s.protocol.mechanisms {
 		s.out = append(s.out, s.protocol.mechanisms[i].name...)
 		s.out = append(s.out, "\r\n"...)
@@ -119,7 +119,7 @@ func (s *Session) challenge(text string, next exchange) Step {
 func (s *Session) response(line []byte) Step {
 	s.call = call{command: s.protocol.lookup([]byte("AUTH"))}
 	if string(line) == "*" { // RFC 5034 section 4
-		return s.abandon("cancelled")
+		return s.abandon(textCancelled)
 	}
 	next := s.exchange
 	s.exchange = nil
@@ -129,21 +129,24 @@ func (s *Session) response(line []byte) Step {
 func (s *Session) decoded(next exchange, text []byte) Step {
 	response, err := decodeBase64(text)
 	if err != nil {
-		return s.abandon("the response is not base64")
+		return s.abandon(textNotBase64)
 	}
 	return next(s, response)
 }
 
 // abandon ends an exchange without a login, and undoes one that waited for the client's
 // word only.
-func (s *Session) abandon(text string) Step {
+func (s *Session) abandon(t text, v ...values) Step {
 	undo := s.scram != nil && s.scram.open
 	s.exchange, s.scram = nil, nil
 	if undo {
-		s.farewell = text
+		s.farewell = phrase{text: t}
+		if len(v) > 0 {
+			s.farewell.values = v[0]
+		}
 		return s.ask(Request{Op: OpLeave})
 	}
-	return s.err(text)
+	return s.err(t, v...)
 }
 
 var errBase64 = errors.New("not base64")
@@ -165,7 +168,7 @@ func decodeBase64(text []byte) ([]byte, error) {
 func (s *Session) plain(response []byte) Step {
 	authzid, name, password, ok := splitPlain(response)
 	if !ok {
-		return s.err("the response is not one of PLAIN")
+		return s.err(textNotPlain)
 	}
 	if authzid != "" && !sameUser(authzid, name) {
 		s.mechanism = "PLAIN"
@@ -187,12 +190,12 @@ func splitPlain(message []byte) (authzid, name, password string, ok bool) {
 // response, as Outlook sends it.
 func (s *Session) loginName(response []byte) Step {
 	if len(response) == 0 {
-		return s.err("the response is not one of LOGIN")
+		return s.err(textNotLogin)
 	}
 	name := string(response)
 	return s.challenge("Password:", func(s *Session, response []byte) Step {
 		if len(response) == 0 {
-			return s.err("the response is not one of LOGIN")
+			return s.err(textNotLogin)
 		}
 		return s.login("LOGIN", name, string(response))
 	})

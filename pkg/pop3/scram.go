@@ -44,7 +44,7 @@ func (x *scramExchange) firstMessage(s *Session, response []byte) (step Step) {
 		err = x.bindable(s, first)
 	}
 	if err != nil {
-		return s.err(err.Error())
+		return s.err(textNotScram, values{text: err.Error()})
 	}
 	s.mechanism = x.name()
 	x.first = first
@@ -96,7 +96,7 @@ func (x *scramExchange) finalMessage(s *Session, response []byte) Step {
 		err = x.holds(s, final)
 	}
 	if err != nil {
-		return s.abandon(err.Error())
+		return s.abandon(textNotScram, values{text: err.Error()})
 	}
 	return s.ask(Request{Op: OpOpen, Address: x.address, Proof: &maildrop.Proof{
 		First: x.first.Bare, Final: final.Without, Nonce: x.challenge.Nonce, Proof: final.Proof,
@@ -130,7 +130,7 @@ func (x *scramExchange) prove(s *Session, info maildrop.Info) Step {
 // the mechanism's last word is a challenge, where +OK has no room for it).
 func (x *scramExchange) believed(s *Session, response []byte) Step {
 	if len(response) > 0 {
-		return s.abandon(scram.ErrEncoding.Error())
+		return s.abandon(textNotScram, values{text: scram.ErrEncoding.Error()})
 	}
 	return s.enter(x.info)
 }

@@ -149,6 +149,7 @@ type Session struct {
 	call     call      // the command under way
 	now      time.Time // at the latest Line or Result
 	out      []byte
+	language *language // of replies
 
 	// AUTHORIZATION
 	lines     int
@@ -159,11 +160,12 @@ type Session struct {
 	scram     *scramExchange // the login by SCRAM that is under way
 	channel   Channel        // nil: there is nothing to bind to
 	mechanism string         // of the latest attempt to log in
-	farewell  string         // what is said when a login that was taken back is undone
+	farewell  phrase         // what is said when a login that was taken back is undone
 
 	// TRANSACTION
 	info    maildrop.Info
 	checked time.Time
+	looked  bool     // a command that says something of the maildrop was run
 	listing *listing // nil: not fetched yet
 	marks   marks
 	tally   Tally
@@ -240,7 +242,7 @@ func (s *Session) Overlong(now time.Time) Step {
 		return step
 	}
 	s.call = call{command: s.protocol.other}
-	return s.abandon("line too long")
+	return s.abandon(textTooLong)
 }
 
 // Flood tells of input that has no line end in sight. Nothing sensible can follow.
@@ -280,7 +282,7 @@ func (s *Session) Result(now time.Time, r Result) Step {
 	case OpChallenge:
 		return s.scram.challenged(s, r)
 	case OpLeave:
-		return s.err(s.farewell)
+		return s.err(s.farewell.text, s.farewell.values)
 	case OpTLS:
 		return s.secured(r.Err)
 	}
@@ -306,9 +308,9 @@ func (s *Session) stranger(line []byte) (Step, bool) {
 	s.call = call{command: s.protocol.other}
 	switch {
 	case s.lines == s.before+1 && isHTTP(line):
-		return s.end(s.err("this is a POP3 server"), EndHTTP), true
+		return s.end(s.err(textStranger), EndHTTP), true
 	case s.lines > maxLinesBeforeLogin:
-		return s.end(s.err("too many commands before login"), EndFlood), true
+		return s.end(s.err(textFlood), EndFlood), true
 	}
 	return Step{}, false
 }

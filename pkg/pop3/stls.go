@@ -20,10 +20,10 @@ func (p *Protocol) Cleartext(id string) *Session {
 	return s
 }
 
-// cleartextCapabilities is CAPA's reply before TLS. It says nothing of what comes
+// cleartextCapabilities is CAPA's list before TLS. It says nothing of what comes
 // after it: a client must ask again (RFC 2595 section 4).
 func (p *Protocol) cleartextCapabilities() []byte {
-	b := []byte("+OK capabilities follow\r\n")
+	var b []byte
 	for i := range p.commands {
 		if c := &p.commands[i]; c.capa != "" && c.states&Cleartext != 0 {
 			b = append(append(b, c.capa...), "\r\n"...)
@@ -35,7 +35,7 @@ func (p *Protocol) cleartextCapabilities() []byte {
 // stls: RFC 2595 section 4. The reply is said by the driver: only it knows whether
 // something has come behind the command.
 func (s *Session) stls(call) Step {
-	reply := s.ok("begin TLS").Reply
+	reply := s.ok(textBeginTLS).Reply
 	return s.ask(Request{Op: OpTLS, Preface: reply})
 }
 
@@ -44,7 +44,7 @@ func (s *Session) stls(call) Step {
 func (s *Session) secured(err error) Step {
 	switch {
 	case errors.Is(err, ErrTrailing):
-		return s.end(s.err("nothing may follow STLS before TLS"), EndTrailing)
+		return s.end(s.err(textTrailing), EndTrailing)
 	case err != nil:
 		return s.end(s.done(nil, StatusErr), EndTLS)
 	}

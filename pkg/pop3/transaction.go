@@ -33,9 +33,7 @@ func (s *Session) list(c call) Step {
 		return s.done(s.out, StatusOK)
 	}
 	if c.next == 0 {
-		s.out = append(s.out, "+OK "...)
-		s.out = appendCount(s.out, uint64(s.info.Count-s.marks.count), "message")
-		s.out = append(s.out, "\r\n"...)
+		s.first(textListing, values{messages: uint64(s.info.Count - s.marks.count)})
 	}
 	for i := c.next; i < s.info.Count; i++ {
 		if s.marks.has(i) {
@@ -90,11 +88,9 @@ func (s *Session) retr(c call) Step {
 	r := Request{Op: OpRead, UID: s.listing.uid(c.message), Lines: c.lines}
 	r.Whole = c.command.args == oneMessage || c.lines >= size
 	if r.Whole {
-		s.out = append(s.out, "+OK "...)
-		s.out = appendCount(s.out, size, "octet")
-		s.out = append(s.out, "\r\n"...)
+		s.first(textOctets, values{octets: size})
 	} else {
-		s.out = append(s.out, "+OK top of message follows\r\n"...)
+		s.first(textTop)
 	}
 	r.Preface = s.out
 	return s.ask(r)
@@ -116,7 +112,7 @@ func (s *Session) read(r Result) Step {
 		s.tally.Top++
 	}
 	if !r.Begun { // a message without a single octet
-		s.out = append(s.out, "+OK 0 octets\r\n"...)
+		s.first(textOctets, values{})
 	}
 	return s.done(append(s.out, ".\r\n"...), StatusOK)
 }
@@ -125,27 +121,25 @@ func (s *Session) read(r Result) Step {
 func (s *Session) dele(c call) Step {
 	s.marks.add(c.message)
 	s.tally.Dele++
-	return s.ok("marked as deleted")
+	return s.ok(textMarked)
 }
 
 // rset: RFC 1939 section 5.
 func (s *Session) rset(call) Step {
 	s.marks = marks{}
-	s.out = append(s.out, "+OK "...)
-	s.out = appendCount(s.out, uint64(s.info.Count), "message")
-	return s.done(append(s.out, ", no marks\r\n"...), StatusOK)
+	return s.ok(textReset, values{messages: uint64(s.info.Count)})
 }
 
 // noop: RFC 1939 section 5.
-func (s *Session) noop(call) Step { return s.ok("still here") }
+func (s *Session) noop(call) Step { return s.ok(textNoop) }
 
 // quit: RFC 1939 sections 4 to 6. The only way into UPDATE.
 func (s *Session) quit(call) Step {
 	switch {
 	case s.state != Transaction:
-		return s.end(s.ok("goodbye"), EndQuit)
+		return s.end(s.ok(textGoodbye), EndQuit)
 	case s.marks.count == 0:
-		return s.end(s.ok("goodbye, nothing was removed"), EndQuit)
+		return s.end(s.ok(textNothingRemoved), EndQuit)
 	case s.listing == nil:
 		return s.ask(Request{Op: OpList})
 	}
@@ -163,10 +157,7 @@ func (s *Session) removed(err error) Step {
 		return step
 	}
 	s.tally.Removed = s.marks.count
-	s.out = append(s.out, "+OK goodbye, "...)
-	s.out = appendCount(s.out, uint64(s.marks.count), "message")
-	s.out = append(s.out, " removed\r\n"...)
-	return s.end(s.done(s.out, StatusOK), EndQuit)
+	return s.end(s.ok(textRemoved, values{messages: uint64(s.marks.count)}), EndQuit)
 }
 
 // errListing is what a listing that contradicts Open is taken for.

@@ -2,7 +2,6 @@ package pop3
 
 import (
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/postern-pop/postern/pkg/maildrop"
@@ -23,13 +22,13 @@ func (s *Session) trouble(op Op, err error) Step {
 		}
 		return step
 	case kind == maildrop.NotFound && op == OpRead:
-		return s.err("this message is no longer there; the others keep their numbers")
+		return s.err(textGone)
 	}
 	reason := failed[op]
 	if s.call.command != nil && s.call.command.verb == "QUIT" && (op == OpList || untouched(kind)) {
 		reason = maildrop.ReasonNotRemoved
 	}
-	return s.coded(reason, Refusal(reason, "", 0, s.id))
+	return s.refusal(reason, "", 0, s.id)
 }
 
 // reasonOf is why the back end refused, as far as this version knows.
@@ -60,17 +59,29 @@ var failed = [...]maildrop.Reason{
 	OpRemove: maildrop.ReasonRemovalUnknown,
 }
 
-// Refusal is the reply to a client that is refused for the reason, without its CRLF:
-// the response code (RFC 2449 section 8), the words of maildrop's table, and the
-// reason, which support can look up. text and wait stand in the words' placeholders;
-// the reference names the session in the log; "" leaves it out.
+// Refusal is the reply to a client that is refused for the reason, without its CRLF, in
+// English: what the log and the operator are shown. text and wait stand in the words'
+// placeholders; the reference names the session in the log; "" leaves it out.
 func Refusal(reason maildrop.Reason, text string, wait time.Duration, reference string) string {
+	return string(english.refusal(nil, reason, text, wait, reference))
+}
+
+// refusal adds the reply to a client that is refused for the reason: the response code
+// (RFC 2449 section 8), the language's words, and the reason, which support can look up.
+// Codes are for machines, and the same in every language.
+func (l *language) refusal(b []byte, reason maildrop.Reason, text string, wait time.Duration, reference string) []byte {
 	m, _ := reason.Meaning()
-	words := strings.NewReplacer("{text}", ascii(text, maxText), "{wait}", waiting(wait)).Replace(m.Words)
-	if reference != "" {
-		reference = ", reference " + reference
+	b = append(append(append(b, "-ERR ["...), m.Response...), "] "...)
+	words := l.reasons[reason]
+	if words == "" {
+		words = m.Words
 	}
-	return "-ERR [" + string(m.Response) + "] " + words + " (" + string(reason) + reference + ")"
+	b = l.expand(b, words, values{text: ascii(text, maxText), wait: wait})
+	b = append(append(b, " ("...), reason...)
+	if reference != "" {
+		b = append(append(b, ", reference "...), reference...)
+	}
+	return append(b, ')')
 }
 
 // waiting is a duration as a user reads it, rounded up.
@@ -83,27 +94,44 @@ func waiting(d time.Duration) string {
 
 // refuse ends the command under way for a reason of maildrop's table.
 func (s *Session) refuse(reason maildrop.Reason, text string, wait time.Duration) Step {
-	return s.coded(reason, Refusal(reason, text, wait, ""))
+	return s.refusal(reason, text, wait, "")
 }
 
-func (s *Session) coded(reason maildrop.Reason, reply string) Step {
+func (s *Session) refusal(reason maildrop.Reason, text string, wait time.Duration, reference string) Step {
+	s.out = append(s.language.refusal(s.out, reason, text, wait, reference), "\r\n"...)
 	status := StatusErr
 	if m, _ := reason.Meaning(); m.Response == maildrop.ResponseTemp {
 		status = StatusTemp
 	}
-	step := s.line("", reply, status)
+	step := s.done(s.out, status)
 	step.Reason = reason
 	return step
 }
 
 // ok and err end the command under way with a reply of one line.
 
-func (s *Session) ok(text string) Step  { return s.line("+OK ", text, StatusOK) }
-func (s *Session) err(text string) Step { return s.line("-ERR ", text, StatusErr) }
+func (s *Session) ok(t text, v ...values) Step {
+	s.say("+OK ", t, v)
+	return s.done(s.out, StatusOK)
+}
 
-func (s *Session) line(indicator, text string, status Status) Step {
-	s.out = append(append(append(s.out, indicator...), text...), "\r\n"...)
-	return s.done(s.out, status)
+func (s *Session) err(t text, v ...values) Step {
+	s.say("-ERR ", t, v)
+	return s.done(s.out, StatusErr)
+}
+
+// first begins a reply of many lines.
+func (s *Session) first(t text, v ...values) { s.say("+OK ", t, v) }
+
+// say adds a line in the session's language.
+func (s *Session) say(indicator string, t text, v []values) {
+	var with values
+	if len(v) > 0 {
+		with = v[0]
+	}
+	s.out = append(s.out, indicator...)
+	s.out = s.language.append(s.out, t, with)
+	s.out = append(s.out, "\r\n"...)
 }
 
 // done ends the command under way.
@@ -113,17 +141,6 @@ func (s *Session) done(reply []byte, status Status) Step {
 		step.Command = s.call.command.verb
 	}
 	return step
-}
-
-// appendCount adds "1 message", "2 messages".
-func appendCount(b []byte, n uint64, noun string) []byte {
-	b = strconv.AppendUint(b, n, 10)
-	b = append(b, ' ')
-	b = append(b, noun...)
-	if n != 1 {
-		b = append(b, 's')
-	}
-	return b
 }
 
 // ascii is text fit for a reply (RFC 1939 section 3): printable ASCII, no angle
