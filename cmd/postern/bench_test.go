@@ -55,6 +55,27 @@ func BenchmarkShortSessionResumed(b *testing.B) {
 	measureEach(b, region, func() { shortSession(b, region, user, config) })
 }
 
+// BenchmarkShortSessionSCRAM is BenchmarkShortSession with a login by SCRAM-SHA-256, of a
+// client that has its keys already.
+func BenchmarkShortSessionSCRAM(b *testing.B) {
+	d := benchDemo(b)
+	region, config := d.region("eu"), benchTLS(d, nil)
+	client := prover(b, d.user("eu", kindLocal))
+	measureEach(b, region, func() {
+		pop, err := mailclient.DialPOP(b.Context(), region.POP3S, config)
+		if err == nil {
+			err = prove(pop, client)
+		}
+		if err == nil {
+			_, _, err = pop.Stat()
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		benchQuit(b, pop)
+	})
+}
+
 // peerUser is one that peers know.
 var peerUser = demoUser{Address: "u0@example.net", Password: "p"}
 

@@ -51,6 +51,21 @@ func TestPOPShowsMessagesAsTheyAre(t *testing.T) {
 	}
 }
 
+func TestPOPChallenge(t *testing.T) {
+	for answer, want := range map[string]string{
+		"+ dGV4dA==": "text", "+ ": "", "-ERR no": "AUTH: -ERR no", "+OK": "AUTH: +OK", "+ !": "AUTH: not the protocol: \"+ !\"",
+	} {
+		p, err := NewPOP(script(t, "+OK\r\n", answer+"\r\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		octets, err := p.Challenge("AUTH PLAIN")
+		if got := string(octets); err != nil && err.Error() != want || err == nil && got != want {
+			t.Errorf("%q: %q, %v", answer, got, err)
+		}
+	}
+}
+
 func TestPOPRefusal(t *testing.T) {
 	p, err := NewPOP(script(t, "+OK\r\n", "-ERR no\r\n"))
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -85,11 +86,19 @@ func (p *POP) Send(line string) error {
 	return err
 }
 
-func (p *POP) reply(verb string) (string, error) {
+func (p *POP) answer(verb string) (string, error) {
 	p.conn.SetDeadline(time.Now().Add(Patience))
 	line, err := line(p.lines)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", verb, err)
+	}
+	return line, nil
+}
+
+func (p *POP) reply(verb string) (string, error) {
+	line, err := p.answer(verb)
+	if err != nil {
+		return "", err
 	}
 	switch {
 	case line == "+OK":
@@ -100,6 +109,27 @@ func (p *POP) reply(verb string) (string, error) {
 		return "", &ReplyError{Command: verb, Reply: line}
 	}
 	return "", fmt.Errorf("%s: %w: %q", verb, ErrProtocol, line)
+}
+
+// Challenge sends a line of a SASL exchange, and returns the octets of the server's
+// challenge (RFC 5034 section 4).
+func (p *POP) Challenge(line string) ([]byte, error) {
+	if err := p.Send(line); err != nil {
+		return nil, err
+	}
+	answer, err := p.answer("AUTH")
+	if err != nil {
+		return nil, err
+	}
+	text, ok := strings.CutPrefix(answer, "+ ")
+	if !ok {
+		return nil, &ReplyError{Command: "AUTH", Reply: answer}
+	}
+	octets, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return nil, fmt.Errorf("AUTH: %w: %q", ErrProtocol, answer)
+	}
+	return octets, nil
 }
 
 // line reads one line that ends with CRLF and returns it without.
