@@ -34,7 +34,8 @@
 //     long run at most twice what lives.
 //   - Damage ends nothing: a body that fails its checksum is Corrupt, logged once
 //     for each object, counted, and all else goes on.
-//   - Memory: at most 48 octets a message and 200 a mailbox; bodies that wait to
+//   - Memory: at most 48 octets a message and 200 a mailbox, 296 one with keys for
+//     SCRAM; bodies that wait to
 //     be written, at most 64 MiB, and of all shards together what Config.Budget
 //     has (beyond it Busy); the cache of bodies, Config.CacheBytes; two packs of
 //     16 MiB while one shard of the node repacks.
@@ -55,6 +56,15 @@
 //
 // # Decisions
 //
+//   - 2026-11-25: keys for SCRAM stand in the address's record, beside the hash of the
+//     same password, and are kept, replaced and lost with it. A record from before has
+//     none, until its password is set again: its user can't log in by SCRAM, and is refused
+//     like one who doesn't exist. Refused: to make them of the next password that is right, in
+//     its login; a login would write then, and who fails by SCRAM doesn't try another way.
+//   - 2026-11-25: the nonce of a challenge is a token under the ledger's secret, for one
+//     address and two minutes, so the shard's next owner knows it as well, and a front can
+//     repeat a login that it carried for no longer than that. The salt of an address without
+//     keys is made with the same secret: it stays, like a real one.
 //   - 2026-11-23: a snapshot is worked out (position, removals, instant) and not
 //     copied: an open session costs the shard nothing, and a token of about 100
 //     octets survives the shard's owner. Refused: a listing kept for each session.
