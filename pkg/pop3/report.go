@@ -36,7 +36,7 @@ func (c *conn) report(end End) {
 		attrs = append(attrs, slog.String("tls", tls.VersionName(state.Version)),
 			slog.String("cipher", tls.CipherSuiteName(state.CipherSuite)), slog.Bool("resumed", state.DidResume), slog.Bool("stls", c.clear))
 	}
-	if c.drop != nil {
+	if info.Address != "" { // logged in, by his own last word too
 		attrs = append(attrs, slog.String("user", string(info.Address)), slog.String("mechanism", c.session.Mechanism()),
 			slog.String("home", info.Region), slog.String("node", info.Node), slog.String("class", info.Class.String()),
 			slog.Int("messages", info.Count), slog.Int("retr", tally.Retr), slog.Int("top", tally.Top),

@@ -109,6 +109,9 @@ func explainAddress(address maildrop.Address, r record, exists, served, known bo
 		f.Value, f.Words = "no-password", "it has no password"
 	default:
 		f.Value, f.Words, f.Reason = "known", "it is known, changed last at "+r.full(address).Changed.Format(time.RFC3339), ""
+		if _, ok := r.keys(); !ok {
+			f.Words += "; it has no keys for SCRAM, by which its user is refused until his password is set anew"
+		}
 	}
 	return f
 }

@@ -1,6 +1,8 @@
 package shard
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -101,6 +103,22 @@ func TestKeysAreCredentials(t *testing.T) {
 	ok(t, d.Check(t.Context()))
 	ok(t, s.PutAddress(t.Context(), maildrop.AddressRecord{Address: anna, Account: "customer", Hash: plainHash(password), Scram: keysText(1)}))
 	wants(t, d.Check(t.Context()), maildrop.Denied)
+}
+
+// Who helps a user hears that his address has no keys, which the user never does.
+func TestExplainKeys(t *testing.T) {
+	s := open(t, testConfig(blobtest.NewMemory()))
+	const ben = "ben@local.example"
+	prover(t, s, anna)
+	user(t, s, ben)
+	for address, want := range map[maildrop.Address]bool{anna: false, ben: true} {
+		e, err := s.Explain(t.Context(), maildrop.Question{Address: address})
+		ok(t, err)
+		told := slices.ContainsFunc(e.Findings, func(f maildrop.Finding) bool { return strings.Contains(f.Words, "no keys for SCRAM") })
+		if told != want || e.Reason != maildrop.ReasonNone {
+			t.Errorf("%s: %+v", address, e)
+		}
+	}
 }
 
 // BenchmarkProof is what a login by SCRAM costs the owner: the challenge, and the proof
