@@ -33,13 +33,22 @@ type accountView struct {
 	Continuity  bool        `json:"continuity"`
 	LegacyUntil *time.Time  `json:"legacy_until"`
 	Networks    []string    `json:"networks"`
+	Lockout     lockoutView `json:"lockout"`
+	LoginDelay  uint32      `json:"login_delay_seconds"`
 	Events      []eventView `json:"events"`
+}
+
+// lockoutView is when an address is locked out, and for how long.
+type lockoutView struct {
+	Tries   uint32 `json:"tries"`
+	Minutes uint32 `json:"minutes"`
 }
 
 func viewAccount(a *posternv1.Account) accountView {
 	v := accountView{Name: a.GetName(), Region: a.GetRegion(), Disabled: a.GetDisabled(), Override: a.GetOverride(),
 		Continuity: a.GetContinuity(), LegacyUntil: moment(a.GetLegacyUntilMilli(), "UTC"),
-		Networks: append([]string{}, a.GetNetworks()...), Events: []eventView{}}
+		Networks: append([]string{}, a.GetNetworks()...), Events: []eventView{},
+		Lockout: lockoutView{a.GetLockoutTries(), a.GetLockoutMinutes()}, LoginDelay: a.GetLoginDelaySeconds()}
 	for _, e := range a.GetEvents() {
 		v.Events = append(v.Events, viewEvent(e))
 	}
@@ -69,6 +78,13 @@ func (v accountView) network() string {
 	return strings.Join(v.Networks, " ")
 }
 
+func (v accountView) loginDelay() string {
+	if v.LoginDelay == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("%d seconds", v.LoginDelay)
+}
+
 // event is the account's present in one word or few.
 func (v accountView) event() string {
 	for _, e := range v.Events {
@@ -87,6 +103,8 @@ func (v accountView) write(w io.Writer) {
 	row(w, "continuity package", yesNo(v.Continuity))
 	row(w, "legacy POP until", v.legacy())
 	row(w, "networks", v.network())
+	row(w, "lock-out", fmt.Sprintf("after %d wrong passwords in %d minutes, for %d minutes", v.Lockout.Tries, v.Lockout.Minutes, v.Lockout.Minutes))
+	row(w, "login delay", v.loginDelay())
 	if len(v.Events) > 0 {
 		fmt.Fprintln(w)
 		writeEvents(w, v.Events)
@@ -173,11 +191,16 @@ type accountSetCmd struct {
 	LegacyUntil *string  `placeholder:"DATE" help:"The last day (UTC) of legacy POP, or none."`
 	Network     []string `placeholder:"CIDR" xor:"networks" help:"A network that its users may log in from, in place of those before; may be repeated."`
 	AnyNetwork  bool     `xor:"networks" help:"Let its users log in from anywhere."`
+
+	LockoutTries   *uint32 `placeholder:"N" help:"Lock an address out after so many different wrong passwords; 0: the default, 5."`
+	LockoutMinutes *uint32 `placeholder:"N" help:"Within, and for, so many minutes; 0: the default, 15."`
+	LoginDelay     *uint32 `placeholder:"SECONDS" help:"The least time between two logins of one user; 0: none."`
 }
 
 // Run changes the account.
 func (c *accountSetCmd) Run(ctx context.Context, cl *client) error {
-	in := &posternv1.SetAccountRequest{Name: c.Name, Continuity: c.Continuity}
+	in := &posternv1.SetAccountRequest{Name: c.Name, Continuity: c.Continuity,
+		LockoutTries: c.LockoutTries, LockoutMinutes: c.LockoutMinutes, LoginDelaySeconds: c.LoginDelay}
 	if c.LegacyUntil != nil {
 		legacy, err := parseLegacy(*c.LegacyUntil)
 		if err != nil {
@@ -192,8 +215,10 @@ func (c *accountSetCmd) Run(ctx context.Context, cl *client) error {
 		}
 		in.Networks = &posternv1.Networks{Prefixes: networks}
 	}
-	if in.Continuity == nil && in.LegacyUntilMilli == nil && in.Networks == nil {
-		return errors.New("nothing to set: give --[no-]continuity, --legacy-until, --network or --any-network")
+	if in.Continuity == nil && in.LegacyUntilMilli == nil && in.Networks == nil &&
+		in.LockoutTries == nil && in.LockoutMinutes == nil && in.LoginDelaySeconds == nil {
+		return errors.New("nothing to set: give --[no-]continuity, --legacy-until, --network, --any-network, " +
+			"--lockout-tries, --lockout-minutes or --login-delay")
 	}
 	return cl.setAccount(ctx, in)
 }

@@ -19,6 +19,7 @@ type addressCmd struct {
 	Add    addressAddCmd    `cmd:"" help:"Make an address: a mailbox with a password, or an alias of one."`
 	List   addressListCmd   `cmd:"" help:"List an account's addresses."`
 	Set    addressSetCmd    `cmd:"" help:"Change an address."`
+	Unlock addressUnlockCmd `cmd:"" help:"End a lock-out after too many wrong passwords."`
 	Remove addressRemoveCmd `cmd:"" help:"End an address: no login, no mail. Its mail stays until its retention ends."`
 }
 
@@ -209,4 +210,25 @@ func (c *addressRemoveCmd) Run(ctx context.Context, cl *client) error {
 	}
 	return cl.say(map[string]string{"removed": c.Address},
 		"address %s removed: no login and no mail from now on; its mail stays until its retention ends", c.Address)
+}
+
+type addressUnlockCmd struct {
+	Address string `arg:"" help:"The address; of an alias its primary address is meant."`
+}
+
+// Run ends the lock-out.
+func (c *addressUnlockCmd) Run(ctx context.Context, cl *client) error {
+	var answer *posternv1.UnlockAddressResponse
+	err := cl.call(ctx, true, func(ctx context.Context, admin posternv1.AdminClient) (err error) {
+		answer, err = admin.UnlockAddress(ctx, &posternv1.UnlockAddressRequest{Address: c.Address})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	done := "was not locked out; wrong passwords are counted anew"
+	if answer.GetWas() {
+		done = "is not locked out any more; wrong passwords are counted anew"
+	}
+	return cl.say(map[string]any{"address": answer.GetAddress(), "was_locked_out": answer.GetWas()}, "address %s %s", answer.GetAddress(), done)
 }

@@ -58,6 +58,8 @@ func TestDemo(t *testing.T) {
 	t.Run("SCRAM", func(t *testing.T) { r.in(t).proofs() })
 	t.Run("continuity", func(t *testing.T) { r.in(t).continuity() })
 	t.Run("changes", func(t *testing.T) { r.in(t).changes() })
+	t.Run("lock-outs", func(t *testing.T) { r.in(t).lockouts() })
+	t.Run("login delay", func(t *testing.T) { r.in(t).loginDelay() })
 	t.Run("deliver", func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "message")
 		os.WriteFile(file, []byte("Subject: by hand\n\n.\nmore\n"), 0o600)

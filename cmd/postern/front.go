@@ -103,7 +103,10 @@ func (h *host) gateway(ctx context.Context, p *run.Process, me *party, cfg *conf
 		Log: me.log, Registerer: me.metrics,
 	})
 	// An operator reaches every region's addresses and mailboxes by any gateway.
-	admin.New(admin.Config{Store: directory.NewStore(h.global), Registrar: route, Deliverer: route, Log: me.log}).Register(server.GRPC())
+	admin.New(admin.Config{
+		Store: directory.NewStore(h.global), Registrar: route, Deliverer: route, Helpdesk: route, Places: h.view,
+		Reply: pop3.LoginReply, Log: me.log,
+	}).Register(server.GRPC())
 	return serve(ctx, p, "gateway", string(cfg.Front.Gateway.Listen), server.Serve, stopper(server.Stop))
 }
 

@@ -43,7 +43,7 @@ type cli struct {
 	Address    addressCmd    `cmd:"" group:"Operators" help:"Who may log in."`
 	Continuity continuityCmd `cmd:"" group:"Operators" help:"Continuity events: start, schedule, extend, end, status."`
 	Override   overrideCmd   `cmd:"" group:"Operators" help:"The POP Services Override."`
-	Explain    explainCmd    `cmd:"" group:"Operators" help:"Say what a refusal means."`
+	Explain    explainCmd    `cmd:"" group:"Operators" help:"Why a user can or cannot log in, and what the code of a refusal means."`
 	Import     importCmd     `cmd:"" group:"Operators" help:"Move a maildrop in from another server: a Maildir or an mbox."`
 
 	Deliver deliverCmd `cmd:"" group:"Tools" help:"Hand a message to an intake."`

@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -109,7 +110,19 @@ func setAccount(a *policy.Account, in *posternv1.SetAccountRequest, networks []n
 	if in.GetNetworks() != nil {
 		a.Networks = networks
 	}
+	if in.LockoutTries != nil {
+		a.LockoutTries = number(in.GetLockoutTries())
+	}
+	if in.LockoutMinutes != nil {
+		a.LockoutMinutes = number(in.GetLockoutMinutes())
+	}
+	if in.LoginDelaySeconds != nil {
+		a.LoginDelaySeconds = number(in.GetLoginDelaySeconds())
+	}
 }
+
+// number is a setting as policy has it; one that doesn't fit is too large all the same.
+func number(n uint32) int { return int(min(n, math.MaxInt32)) }
 
 // updateAccount changes an account and fills in what the audit says of it.
 func (s *Server) updateAccount(ctx context.Context, c *change, name string, edit func(*policy.Account) error) (policy.Account, error) {
@@ -139,8 +152,9 @@ func facts(a policy.Account) string {
 	if !a.LegacyUntil.IsZero() {
 		legacy = a.LegacyUntil.UTC().Format(time.RFC3339)
 	}
-	return fmt.Sprintf("disabled=%t override=%s continuity=%t legacy_until=%s networks=%v",
-		a.Disabled, override(a), a.Continuity, legacy, a.Networks)
+	tries, window := a.Lockout()
+	return fmt.Sprintf("disabled=%t override=%s continuity=%t legacy_until=%s networks=%v lockout=%d/%.0fmin login_delay=%ds",
+		a.Disabled, override(a), a.Continuity, legacy, a.Networks, tries, window.Minutes(), a.LoginDelaySeconds)
 }
 
 func override(a policy.Account) policy.Override {
@@ -164,7 +178,9 @@ func parseNetworks(texts []string) ([]netip.Prefix, error) {
 
 func accountMessage(a policy.Account, now time.Time) *posternv1.Account {
 	out := &posternv1.Account{Name: a.Name, Region: a.Region, Disabled: a.Disabled, Override: string(override(a)),
-		Continuity: a.Continuity, LegacyUntilMilli: toMilli(a.LegacyUntil)}
+		Continuity: a.Continuity, LegacyUntilMilli: toMilli(a.LegacyUntil), LoginDelaySeconds: uint32(a.LoginDelaySeconds)}
+	tries, window := a.Lockout()
+	out.LockoutTries, out.LockoutMinutes = uint32(tries), uint32(window/time.Minute)
 	for _, network := range a.Networks {
 		out.Networks = append(out.Networks, network.String())
 	}

@@ -4,7 +4,8 @@
 //
 //	operator's CLI ──mTLS── Admin ──▶ directory.Store     accounts, domains (etcd)
 //	                          │  ├──▶ maildrop.Registrar  addresses (their shards)
-//	                          │  └──▶ maildrop.Deliverer  maildrops moved in from other servers
+//	                          │  ├──▶ maildrop.Deliverer  maildrops moved in from other servers
+//	                          │  └──▶ maildrop.Helpdesk   why a user can't log in, and lock-outs
 //	                          └─────▶ one audit line a change: who, what, before, after
 //
 // Who may call is decided before, by the role in the caller's certificate. Here
@@ -45,6 +46,7 @@ import (
 	"github.com/postern-pop/postern/pkg/auth"
 	"github.com/postern-pop/postern/pkg/directory"
 	"github.com/postern-pop/postern/pkg/maildrop"
+	"github.com/postern-pop/postern/pkg/policy"
 	"github.com/postern-pop/postern/pkg/rpc"
 	"github.com/postern-pop/postern/pkg/scram"
 	posternv1 "github.com/postern-pop/postern/proto/postern/v1"
@@ -61,10 +63,20 @@ type Config struct {
 	Store     *directory.Store
 	Registrar maildrop.Registrar // reaches every region's addresses; a router
 	Deliverer maildrop.Deliverer // reaches every region's mailboxes; nil: no imports
-	Log       *slog.Logger       // the audit's lines go there
+	Helpdesk  maildrop.Helpdesk  // reaches every region's mailboxes; a router
+	Places    Places             // where mailboxes are, as the fronts know it: explaining a login doesn't wait for etcd
+	// Reply is what a front has sent to a client that tried to log in.
+	Reply func(maildrop.Attempt) string
+	Log   *slog.Logger // the audit's lines go there
 
 	Now func() time.Time                     // nil: time.Now
 	Who func(context.Context) (string, bool) // who calls; nil: the identity in the caller's certificate
+}
+
+// Places says where mailboxes are at home. directory.View is one.
+type Places interface {
+	policy.Rules
+	Region(name string) (directory.Region, bool)
 }
 
 // Server is the Admin service.
@@ -73,6 +85,9 @@ type Server struct {
 	store     *directory.Store
 	registrar maildrop.Registrar
 	deliverer maildrop.Deliverer
+	helpdesk  maildrop.Helpdesk
+	places    Places
+	reply     func(maildrop.Attempt) string
 	log       *slog.Logger
 	now       func() time.Time
 	who       func(context.Context) (string, bool)
@@ -83,6 +98,7 @@ type Server struct {
 // New makes a Server.
 func New(c Config) *Server {
 	s := &Server{store: c.Store, registrar: c.Registrar, deliverer: c.Deliverer, log: c.Log, now: c.Now, who: c.Who,
+		helpdesk: c.Helpdesk, places: c.Places, reply: c.Reply,
 		hashing: make(chan struct{}, maxHashing), importing: make(chan struct{}, maxImports)}
 	if s.now == nil {
 		s.now = time.Now

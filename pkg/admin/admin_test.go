@@ -121,6 +121,8 @@ type rig struct {
 	store     *directory.Store
 	memory    *memory
 	mailboxes *mailboxes
+	desk      *desk
+	places    *directory.View
 	audit     *bytes.Buffer
 	who       string
 	now       time.Time
@@ -131,11 +133,16 @@ var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 func newRig(t *testing.T) *rig {
 	client, _ := etcdtest.Start(t)
 	r := &rig{t: t, store: directory.NewStore(client), audit: new(bytes.Buffer), who: "postern://ops/operator/ann", now: noon,
-		memory: &memory{records: make(map[maildrop.Address]maildrop.AddressRecord)}, mailboxes: &mailboxes{}}
+		memory: &memory{records: make(map[maildrop.Address]maildrop.AddressRecord)}, mailboxes: &mailboxes{}, desk: &desk{}}
 	must(t, r.store.PublishRegion(t.Context(), directory.Region{Name: "eu", Title: "Europe", Hostname: "eu-pop.postern.example",
 		Shards: 16, Gateway: "127.0.0.1:1", CrossRegion: directory.CrossRegionRelay}))
+	view, err := directory.Open(t.Context(), client, slog.New(slog.DiscardHandler))
+	must(t, err)
+	t.Cleanup(view.Close)
+	r.places = view
 	server := grpc.NewServer()
 	New(Config{Store: r.store, Registrar: r.memory, Deliverer: r.mailboxes, Log: slog.New(slog.NewJSONHandler(r.audit, nil)),
+		Helpdesk: r.desk, Places: view, Reply: func(a maildrop.Attempt) string { return "reply to " + string(a.Reason) },
 		Now: func() time.Time { return r.now },
 		Who: func(context.Context) (string, bool) { return r.who, r.who != "" },
 	}).Register(server)
@@ -253,8 +260,8 @@ func TestAccounts(t *testing.T) {
 	line, _ := r.lastAudit()
 	for key, want := range map[string]string{
 		"msg": "audit", "who": r.who, "action": "account.set", "target": "acme", "outcome": "done",
-		"before": "disabled=false override=none continuity=true legacy_until=never networks=[]",
-		"after":  "disabled=true override=none continuity=true legacy_until=2026-11-23T12:00:00Z networks=[192.0.2.0/24]",
+		"before": "disabled=false override=none continuity=true legacy_until=never networks=[] lockout=5/15min login_delay=0s",
+		"after":  "disabled=true override=none continuity=true legacy_until=2026-11-23T12:00:00Z networks=[192.0.2.0/24] lockout=5/15min login_delay=0s",
 	} {
 		if line[key] != want {
 			t.Errorf("audit: %s is %q, want %q", key, line[key], want)

@@ -29,17 +29,20 @@ const (
 )
 
 type Account struct {
-	state            protoimpl.MessageState `protogen:"open.v1"`
-	Name             string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Region           string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
-	Disabled         bool                   `protobuf:"varint,3,opt,name=disabled,proto3" json:"disabled,omitempty"`
-	Override         string                 `protobuf:"bytes,4,opt,name=override,proto3" json:"override,omitempty"` // none, allow, block
-	Continuity       bool                   `protobuf:"varint,5,opt,name=continuity,proto3" json:"continuity,omitempty"`
-	LegacyUntilMilli int64                  `protobuf:"varint,6,opt,name=legacy_until_milli,json=legacyUntilMilli,proto3" json:"legacy_until_milli,omitempty"` // absent: never had it
-	Networks         []string               `protobuf:"bytes,7,rep,name=networks,proto3" json:"networks,omitempty"`
-	Events           []*Event               `protobuf:"bytes,8,rep,name=events,proto3" json:"events,omitempty"` // in order of their starts
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Name              string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Region            string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	Disabled          bool                   `protobuf:"varint,3,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	Override          string                 `protobuf:"bytes,4,opt,name=override,proto3" json:"override,omitempty"` // none, allow, block
+	Continuity        bool                   `protobuf:"varint,5,opt,name=continuity,proto3" json:"continuity,omitempty"`
+	LegacyUntilMilli  int64                  `protobuf:"varint,6,opt,name=legacy_until_milli,json=legacyUntilMilli,proto3" json:"legacy_until_milli,omitempty"` // absent: never had it
+	Networks          []string               `protobuf:"bytes,7,rep,name=networks,proto3" json:"networks,omitempty"`
+	Events            []*Event               `protobuf:"bytes,8,rep,name=events,proto3" json:"events,omitempty"` // in order of their starts
+	LockoutTries      uint32                 `protobuf:"varint,9,opt,name=lockout_tries,json=lockoutTries,proto3" json:"lockout_tries,omitempty"`
+	LockoutMinutes    uint32                 `protobuf:"varint,10,opt,name=lockout_minutes,json=lockoutMinutes,proto3" json:"lockout_minutes,omitempty"`
+	LoginDelaySeconds uint32                 `protobuf:"varint,11,opt,name=login_delay_seconds,json=loginDelaySeconds,proto3" json:"login_delay_seconds,omitempty"` // 0: none
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Account) Reset() {
@@ -126,6 +129,27 @@ func (x *Account) GetEvents() []*Event {
 		return x.Events
 	}
 	return nil
+}
+
+func (x *Account) GetLockoutTries() uint32 {
+	if x != nil {
+		return x.LockoutTries
+	}
+	return 0
+}
+
+func (x *Account) GetLockoutMinutes() uint32 {
+	if x != nil {
+		return x.LockoutMinutes
+	}
+	return 0
+}
+
+func (x *Account) GetLoginDelaySeconds() uint32 {
+	if x != nil {
+		return x.LoginDelaySeconds
+	}
+	return 0
 }
 
 type Event struct {
@@ -377,15 +401,18 @@ func (x *ShowAccountRequest) GetName() string {
 }
 
 type SetAccountRequest struct {
-	state            protoimpl.MessageState `protogen:"open.v1"`
-	Name             string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Disabled         *bool                  `protobuf:"varint,2,opt,name=disabled,proto3,oneof" json:"disabled,omitempty"`
-	Override         *string                `protobuf:"bytes,3,opt,name=override,proto3,oneof" json:"override,omitempty"`
-	Continuity       *bool                  `protobuf:"varint,4,opt,name=continuity,proto3,oneof" json:"continuity,omitempty"`
-	LegacyUntilMilli *int64                 `protobuf:"varint,5,opt,name=legacy_until_milli,json=legacyUntilMilli,proto3,oneof" json:"legacy_until_milli,omitempty"` // 0: never
-	Networks         *Networks              `protobuf:"bytes,6,opt,name=networks,proto3" json:"networks,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Name              string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Disabled          *bool                  `protobuf:"varint,2,opt,name=disabled,proto3,oneof" json:"disabled,omitempty"`
+	Override          *string                `protobuf:"bytes,3,opt,name=override,proto3,oneof" json:"override,omitempty"`
+	Continuity        *bool                  `protobuf:"varint,4,opt,name=continuity,proto3,oneof" json:"continuity,omitempty"`
+	LegacyUntilMilli  *int64                 `protobuf:"varint,5,opt,name=legacy_until_milli,json=legacyUntilMilli,proto3,oneof" json:"legacy_until_milli,omitempty"` // 0: never
+	Networks          *Networks              `protobuf:"bytes,6,opt,name=networks,proto3" json:"networks,omitempty"`
+	LockoutTries      *uint32                `protobuf:"varint,7,opt,name=lockout_tries,json=lockoutTries,proto3,oneof" json:"lockout_tries,omitempty"`                  // 0: the default
+	LockoutMinutes    *uint32                `protobuf:"varint,8,opt,name=lockout_minutes,json=lockoutMinutes,proto3,oneof" json:"lockout_minutes,omitempty"`            // 0: the default
+	LoginDelaySeconds *uint32                `protobuf:"varint,9,opt,name=login_delay_seconds,json=loginDelaySeconds,proto3,oneof" json:"login_delay_seconds,omitempty"` // 0: none
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *SetAccountRequest) Reset() {
@@ -458,6 +485,27 @@ func (x *SetAccountRequest) GetNetworks() *Networks {
 		return x.Networks
 	}
 	return nil
+}
+
+func (x *SetAccountRequest) GetLockoutTries() uint32 {
+	if x != nil && x.LockoutTries != nil {
+		return *x.LockoutTries
+	}
+	return 0
+}
+
+func (x *SetAccountRequest) GetLockoutMinutes() uint32 {
+	if x != nil && x.LockoutMinutes != nil {
+		return *x.LockoutMinutes
+	}
+	return 0
+}
+
+func (x *SetAccountRequest) GetLoginDelaySeconds() uint32 {
+	if x != nil && x.LoginDelaySeconds != nil {
+		return *x.LoginDelaySeconds
+	}
+	return 0
 }
 
 type Networks struct {
@@ -1204,6 +1252,411 @@ func (*EndAddressResponse) Descriptor() ([]byte, []int) {
 	return file_postern_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
+type UnlockAddressRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnlockAddressRequest) Reset() {
+	*x = UnlockAddressRequest{}
+	mi := &file_postern_v1_admin_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnlockAddressRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnlockAddressRequest) ProtoMessage() {}
+
+func (x *UnlockAddressRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_admin_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnlockAddressRequest.ProtoReflect.Descriptor instead.
+func (*UnlockAddressRequest) Descriptor() ([]byte, []int) {
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *UnlockAddressRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+type UnlockAddressResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // primary
+	Was           bool                   `protobuf:"varint,2,opt,name=was,proto3" json:"was,omitempty"`        // locked out
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnlockAddressResponse) Reset() {
+	*x = UnlockAddressResponse{}
+	mi := &file_postern_v1_admin_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnlockAddressResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnlockAddressResponse) ProtoMessage() {}
+
+func (x *UnlockAddressResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_admin_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnlockAddressResponse.ProtoReflect.Descriptor instead.
+func (*UnlockAddressResponse) Descriptor() ([]byte, []int) {
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *UnlockAddressResponse) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *UnlockAddressResponse) GetWas() bool {
+	if x != nil {
+		return x.Was
+	}
+	return false
+}
+
+type ExplainLoginRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	From          string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"` // an IP address; empty: from a permitted network
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainLoginRequest) Reset() {
+	*x = ExplainLoginRequest{}
+	mi := &file_postern_v1_admin_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainLoginRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainLoginRequest) ProtoMessage() {}
+
+func (x *ExplainLoginRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_admin_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainLoginRequest.ProtoReflect.Descriptor instead.
+func (*ExplainLoginRequest) Descriptor() ([]byte, []int) {
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ExplainLoginRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ExplainLoginRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+type ExplainLoginResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Asked         string                 `protobuf:"bytes,1,opt,name=asked,proto3" json:"asked,omitempty"`
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"` // primary: another one than asked, if that is an alias
+	Known         bool                   `protobuf:"varint,3,opt,name=known,proto3" json:"known,omitempty"`
+	Account       string                 `protobuf:"bytes,4,opt,name=account,proto3" json:"account,omitempty"`
+	Region        string                 `protobuf:"bytes,5,opt,name=region,proto3" json:"region,omitempty"`     // where the mailbox is, or would be looked for
+	Hostname      string                 `protobuf:"bytes,6,opt,name=hostname,proto3" json:"hostname,omitempty"` // of the region
+	Shard         uint32                 `protobuf:"varint,7,opt,name=shard,proto3" json:"shard,omitempty"`
+	Node          string                 `protobuf:"bytes,8,opt,name=node,proto3" json:"node,omitempty"` // its owner
+	Epoch         uint64                 `protobuf:"varint,9,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	SinceMilli    int64                  `protobuf:"varint,10,opt,name=since_milli,json=sinceMilli,proto3" json:"since_milli,omitempty"` // the owner's memory begins here
+	Findings      []*Finding             `protobuf:"bytes,11,rep,name=findings,proto3" json:"findings,omitempty"`                        // in the order in which a login asks
+	Class         string                 `protobuf:"bytes,12,opt,name=class,proto3" json:"class,omitempty"`                              // the verdict: what the right password is let in to,
+	Reason        string                 `protobuf:"bytes,13,opt,name=reason,proto3" json:"reason,omitempty"`                            // or why not
+	Reply         string                 `protobuf:"bytes,14,opt,name=reply,proto3" json:"reply,omitempty"`                              // and what the client is sent then
+	Attempts      []*LoginAttempt        `protobuf:"bytes,15,rep,name=attempts,proto3" json:"attempts,omitempty"`                        // the latest first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainLoginResponse) Reset() {
+	*x = ExplainLoginResponse{}
+	mi := &file_postern_v1_admin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainLoginResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainLoginResponse) ProtoMessage() {}
+
+func (x *ExplainLoginResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_admin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainLoginResponse.ProtoReflect.Descriptor instead.
+func (*ExplainLoginResponse) Descriptor() ([]byte, []int) {
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ExplainLoginResponse) GetAsked() string {
+	if x != nil {
+		return x.Asked
+	}
+	return ""
+}
+
+func (x *ExplainLoginResponse) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ExplainLoginResponse) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+func (x *ExplainLoginResponse) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *ExplainLoginResponse) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *ExplainLoginResponse) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *ExplainLoginResponse) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ExplainLoginResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ExplainLoginResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *ExplainLoginResponse) GetSinceMilli() int64 {
+	if x != nil {
+		return x.SinceMilli
+	}
+	return 0
+}
+
+func (x *ExplainLoginResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+func (x *ExplainLoginResponse) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *ExplainLoginResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ExplainLoginResponse) GetReply() string {
+	if x != nil {
+		return x.Reply
+	}
+	return ""
+}
+
+func (x *ExplainLoginResponse) GetAttempts() []*LoginAttempt {
+	if x != nil {
+		return x.Attempts
+	}
+	return nil
+}
+
+// LoginAttempt is a try to log in, and those that were like it.
+type LoginAttempt struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TimeMilli     int64                  `protobuf:"varint,1,opt,name=time_milli,json=timeMilli,proto3" json:"time_milli,omitempty"` // of the latest
+	FirstMilli    int64                  `protobuf:"varint,2,opt,name=first_milli,json=firstMilli,proto3" json:"first_milli,omitempty"`
+	Times         uint32                 `protobuf:"varint,3,opt,name=times,proto3" json:"times,omitempty"`
+	Remote        string                 `protobuf:"bytes,4,opt,name=remote,proto3" json:"remote,omitempty"`
+	Mechanism     string                 `protobuf:"bytes,5,opt,name=mechanism,proto3" json:"mechanism,omitempty"`
+	Session       string                 `protobuf:"bytes,6,opt,name=session,proto3" json:"session,omitempty"` // of the latest
+	Reason        string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`   // empty: let in
+	Reply         string                 `protobuf:"bytes,8,opt,name=reply,proto3" json:"reply,omitempty"`     // what the client was sent
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoginAttempt) Reset() {
+	*x = LoginAttempt{}
+	mi := &file_postern_v1_admin_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoginAttempt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoginAttempt) ProtoMessage() {}
+
+func (x *LoginAttempt) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_admin_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoginAttempt.ProtoReflect.Descriptor instead.
+func (*LoginAttempt) Descriptor() ([]byte, []int) {
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *LoginAttempt) GetTimeMilli() int64 {
+	if x != nil {
+		return x.TimeMilli
+	}
+	return 0
+}
+
+func (x *LoginAttempt) GetFirstMilli() int64 {
+	if x != nil {
+		return x.FirstMilli
+	}
+	return 0
+}
+
+func (x *LoginAttempt) GetTimes() uint32 {
+	if x != nil {
+		return x.Times
+	}
+	return 0
+}
+
+func (x *LoginAttempt) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *LoginAttempt) GetMechanism() string {
+	if x != nil {
+		return x.Mechanism
+	}
+	return ""
+}
+
+func (x *LoginAttempt) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *LoginAttempt) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *LoginAttempt) GetReply() string {
+	if x != nil {
+		return x.Reply
+	}
+	return ""
+}
+
 type ImportRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Part:
@@ -1218,7 +1671,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[20]
+	mi := &file_postern_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1683,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[20]
+	mi := &file_postern_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +1696,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ImportRequest) GetPart() isImportRequest_Part {
@@ -1312,7 +1765,7 @@ type ImportStart struct {
 
 func (x *ImportStart) Reset() {
 	*x = ImportStart{}
-	mi := &file_postern_v1_admin_proto_msgTypes[21]
+	mi := &file_postern_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1324,7 +1777,7 @@ func (x *ImportStart) String() string {
 func (*ImportStart) ProtoMessage() {}
 
 func (x *ImportStart) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[21]
+	mi := &file_postern_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1337,7 +1790,7 @@ func (x *ImportStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportStart.ProtoReflect.Descriptor instead.
 func (*ImportStart) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ImportStart) GetAddress() string {
@@ -1367,7 +1820,7 @@ type ImportHead struct {
 
 func (x *ImportHead) Reset() {
 	*x = ImportHead{}
-	mi := &file_postern_v1_admin_proto_msgTypes[22]
+	mi := &file_postern_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1379,7 +1832,7 @@ func (x *ImportHead) String() string {
 func (*ImportHead) ProtoMessage() {}
 
 func (x *ImportHead) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[22]
+	mi := &file_postern_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1392,7 +1845,7 @@ func (x *ImportHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportHead.ProtoReflect.Descriptor instead.
 func (*ImportHead) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ImportHead) GetId() []byte {
@@ -1443,7 +1896,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_postern_v1_admin_proto_msgTypes[23]
+	mi := &file_postern_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1455,7 +1908,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[23]
+	mi := &file_postern_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1468,7 +1921,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ImportResponse) GetPart() isImportResponse_Part {
@@ -1523,7 +1976,7 @@ type ImportAdmitted struct {
 
 func (x *ImportAdmitted) Reset() {
 	*x = ImportAdmitted{}
-	mi := &file_postern_v1_admin_proto_msgTypes[24]
+	mi := &file_postern_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1535,7 +1988,7 @@ func (x *ImportAdmitted) String() string {
 func (*ImportAdmitted) ProtoMessage() {}
 
 func (x *ImportAdmitted) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[24]
+	mi := &file_postern_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1548,7 +2001,7 @@ func (x *ImportAdmitted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportAdmitted.ProtoReflect.Descriptor instead.
 func (*ImportAdmitted) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ImportAdmitted) GetClass() string {
@@ -1582,7 +2035,7 @@ type ImportVerdict struct {
 
 func (x *ImportVerdict) Reset() {
 	*x = ImportVerdict{}
-	mi := &file_postern_v1_admin_proto_msgTypes[25]
+	mi := &file_postern_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +2047,7 @@ func (x *ImportVerdict) String() string {
 func (*ImportVerdict) ProtoMessage() {}
 
 func (x *ImportVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[25]
+	mi := &file_postern_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +2060,7 @@ func (x *ImportVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportVerdict.ProtoReflect.Descriptor instead.
 func (*ImportVerdict) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ImportVerdict) GetRefused() bool {
@@ -1638,7 +2091,7 @@ type StartEventRequest struct {
 
 func (x *StartEventRequest) Reset() {
 	*x = StartEventRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[26]
+	mi := &file_postern_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1650,7 +2103,7 @@ func (x *StartEventRequest) String() string {
 func (*StartEventRequest) ProtoMessage() {}
 
 func (x *StartEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[26]
+	mi := &file_postern_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1663,7 +2116,7 @@ func (x *StartEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartEventRequest.ProtoReflect.Descriptor instead.
 func (*StartEventRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StartEventRequest) GetAccount() string {
@@ -1722,7 +2175,7 @@ type ScheduleEventRequest struct {
 
 func (x *ScheduleEventRequest) Reset() {
 	*x = ScheduleEventRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[27]
+	mi := &file_postern_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1734,7 +2187,7 @@ func (x *ScheduleEventRequest) String() string {
 func (*ScheduleEventRequest) ProtoMessage() {}
 
 func (x *ScheduleEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[27]
+	mi := &file_postern_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1747,7 +2200,7 @@ func (x *ScheduleEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScheduleEventRequest.ProtoReflect.Descriptor instead.
 func (*ScheduleEventRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ScheduleEventRequest) GetAccount() string {
@@ -1804,7 +2257,7 @@ type ExtendEventRequest struct {
 
 func (x *ExtendEventRequest) Reset() {
 	*x = ExtendEventRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[28]
+	mi := &file_postern_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +2269,7 @@ func (x *ExtendEventRequest) String() string {
 func (*ExtendEventRequest) ProtoMessage() {}
 
 func (x *ExtendEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[28]
+	mi := &file_postern_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +2282,7 @@ func (x *ExtendEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendEventRequest.ProtoReflect.Descriptor instead.
 func (*ExtendEventRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ExtendEventRequest) GetAccount() string {
@@ -1870,7 +2323,7 @@ type EndEventRequest struct {
 
 func (x *EndEventRequest) Reset() {
 	*x = EndEventRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[29]
+	mi := &file_postern_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1882,7 +2335,7 @@ func (x *EndEventRequest) String() string {
 func (*EndEventRequest) ProtoMessage() {}
 
 func (x *EndEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[29]
+	mi := &file_postern_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1895,7 +2348,7 @@ func (x *EndEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndEventRequest.ProtoReflect.Descriptor instead.
 func (*EndEventRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *EndEventRequest) GetAccount() string {
@@ -1922,7 +2375,7 @@ type EventResponse struct {
 
 func (x *EventResponse) Reset() {
 	*x = EventResponse{}
-	mi := &file_postern_v1_admin_proto_msgTypes[30]
+	mi := &file_postern_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1934,7 +2387,7 @@ func (x *EventResponse) String() string {
 func (*EventResponse) ProtoMessage() {}
 
 func (x *EventResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[30]
+	mi := &file_postern_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1947,7 +2400,7 @@ func (x *EventResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventResponse.ProtoReflect.Descriptor instead.
 func (*EventResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *EventResponse) GetEvent() *Event {
@@ -1969,7 +2422,7 @@ var File_postern_v1_admin_proto protoreflect.FileDescriptor
 const file_postern_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"\x16postern/v1/admin.proto\x12\n" +
-	"postern.v1\"\x82\x02\n" +
+	"postern.v1\x1a\x19postern/v1/maildrop.proto\"\x80\x03\n" +
 	"\aAccount\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x1a\n" +
@@ -1980,7 +2433,11 @@ const file_postern_v1_admin_proto_rawDesc = "" +
 	"continuity\x12,\n" +
 	"\x12legacy_until_milli\x18\x06 \x01(\x03R\x10legacyUntilMilli\x12\x1a\n" +
 	"\bnetworks\x18\a \x03(\tR\bnetworks\x12)\n" +
-	"\x06events\x18\b \x03(\v2\x11.postern.v1.EventR\x06events\"\xa9\x01\n" +
+	"\x06events\x18\b \x03(\v2\x11.postern.v1.EventR\x06events\x12#\n" +
+	"\rlockout_tries\x18\t \x01(\rR\flockoutTries\x12'\n" +
+	"\x0flockout_minutes\x18\n" +
+	" \x01(\rR\x0elockoutMinutes\x12.\n" +
+	"\x13login_delay_seconds\x18\v \x01(\rR\x11loginDelaySeconds\"\xa9\x01\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1f\n" +
 	"\vstart_milli\x18\x02 \x01(\x03R\n" +
@@ -2000,7 +2457,7 @@ const file_postern_v1_admin_proto_rawDesc = "" +
 	"\bnetworks\x18\x05 \x03(\tR\bnetworks\"\x15\n" +
 	"\x13ListAccountsRequest\"(\n" +
 	"\x12ShowAccountRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\xb3\x02\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xfe\x03\n" +
 	"\x11SetAccountRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\bdisabled\x18\x02 \x01(\bH\x00R\bdisabled\x88\x01\x01\x12\x1f\n" +
@@ -2009,11 +2466,17 @@ const file_postern_v1_admin_proto_rawDesc = "" +
 	"continuity\x18\x04 \x01(\bH\x02R\n" +
 	"continuity\x88\x01\x01\x121\n" +
 	"\x12legacy_until_milli\x18\x05 \x01(\x03H\x03R\x10legacyUntilMilli\x88\x01\x01\x120\n" +
-	"\bnetworks\x18\x06 \x01(\v2\x14.postern.v1.NetworksR\bnetworksB\v\n" +
+	"\bnetworks\x18\x06 \x01(\v2\x14.postern.v1.NetworksR\bnetworks\x12(\n" +
+	"\rlockout_tries\x18\a \x01(\rH\x04R\flockoutTries\x88\x01\x01\x12,\n" +
+	"\x0flockout_minutes\x18\b \x01(\rH\x05R\x0elockoutMinutes\x88\x01\x01\x123\n" +
+	"\x13login_delay_seconds\x18\t \x01(\rH\x06R\x11loginDelaySeconds\x88\x01\x01B\v\n" +
 	"\t_disabledB\v\n" +
 	"\t_overrideB\r\n" +
 	"\v_continuityB\x15\n" +
-	"\x13_legacy_until_milli\"&\n" +
+	"\x13_legacy_until_milliB\x10\n" +
+	"\x0e_lockout_triesB\x12\n" +
+	"\x10_lockout_minutesB\x16\n" +
+	"\x14_login_delay_seconds\"&\n" +
 	"\bNetworks\x12\x1a\n" +
 	"\bprefixes\x18\x01 \x03(\tR\bprefixes\"J\n" +
 	"\x06Domain\x12\x12\n" +
@@ -2059,7 +2522,44 @@ const file_postern_v1_admin_proto_rawDesc = "" +
 	"\x05names\x18\x01 \x03(\tR\x05names\"-\n" +
 	"\x11EndAddressRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\"\x14\n" +
-	"\x12EndAddressResponse\"\x8c\x01\n" +
+	"\x12EndAddressResponse\"0\n" +
+	"\x14UnlockAddressRequest\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\"C\n" +
+	"\x15UnlockAddressResponse\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x10\n" +
+	"\x03was\x18\x02 \x01(\bR\x03was\"C\n" +
+	"\x13ExplainLoginRequest\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\"\xb6\x03\n" +
+	"\x14ExplainLoginResponse\x12\x14\n" +
+	"\x05asked\x18\x01 \x01(\tR\x05asked\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05known\x18\x03 \x01(\bR\x05known\x12\x18\n" +
+	"\aaccount\x18\x04 \x01(\tR\aaccount\x12\x16\n" +
+	"\x06region\x18\x05 \x01(\tR\x06region\x12\x1a\n" +
+	"\bhostname\x18\x06 \x01(\tR\bhostname\x12\x14\n" +
+	"\x05shard\x18\a \x01(\rR\x05shard\x12\x12\n" +
+	"\x04node\x18\b \x01(\tR\x04node\x12\x14\n" +
+	"\x05epoch\x18\t \x01(\x04R\x05epoch\x12\x1f\n" +
+	"\vsince_milli\x18\n" +
+	" \x01(\x03R\n" +
+	"sinceMilli\x12/\n" +
+	"\bfindings\x18\v \x03(\v2\x13.postern.v1.FindingR\bfindings\x12\x14\n" +
+	"\x05class\x18\f \x01(\tR\x05class\x12\x16\n" +
+	"\x06reason\x18\r \x01(\tR\x06reason\x12\x14\n" +
+	"\x05reply\x18\x0e \x01(\tR\x05reply\x124\n" +
+	"\battempts\x18\x0f \x03(\v2\x18.postern.v1.LoginAttemptR\battempts\"\xe2\x01\n" +
+	"\fLoginAttempt\x12\x1d\n" +
+	"\n" +
+	"time_milli\x18\x01 \x01(\x03R\ttimeMilli\x12\x1f\n" +
+	"\vfirst_milli\x18\x02 \x01(\x03R\n" +
+	"firstMilli\x12\x14\n" +
+	"\x05times\x18\x03 \x01(\rR\x05times\x12\x16\n" +
+	"\x06remote\x18\x04 \x01(\tR\x06remote\x12\x1c\n" +
+	"\tmechanism\x18\x05 \x01(\tR\tmechanism\x12\x18\n" +
+	"\asession\x18\x06 \x01(\tR\asession\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x14\n" +
+	"\x05reply\x18\b \x01(\tR\x05reply\"\x8c\x01\n" +
 	"\rImportRequest\x12/\n" +
 	"\x05start\x18\x01 \x01(\v2\x17.postern.v1.ImportStartH\x00R\x05start\x12,\n" +
 	"\x04head\x18\x02 \x01(\v2\x16.postern.v1.ImportHeadH\x00R\x04head\x12\x14\n" +
@@ -2114,7 +2614,8 @@ const file_postern_v1_admin_proto_rawDesc = "" +
 	"\x05event\x18\x02 \x01(\tR\x05event\"T\n" +
 	"\rEventResponse\x12'\n" +
 	"\x05event\x18\x01 \x01(\v2\x11.postern.v1.EventR\x05event\x12\x1a\n" +
-	"\bwarnings\x18\x02 \x03(\tR\bwarnings2\xcd\t\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings2\xf6\n" +
+	"\n" +
 	"\x05Admin\x12F\n" +
 	"\rCreateAccount\x12 .postern.v1.CreateAccountRequest\x1a\x13.postern.v1.Account\x12F\n" +
 	"\fListAccounts\x12\x1f.postern.v1.ListAccountsRequest\x1a\x13.postern.v1.Account0\x01\x12B\n" +
@@ -2130,7 +2631,9 @@ const file_postern_v1_admin_proto_rawDesc = "" +
 	"\rListAddresses\x12'.postern.v1.ListAccountAddressesRequest\x1a\x17.postern.v1.AddressInfo0\x01\x12D\n" +
 	"\n" +
 	"SetAddress\x12\x1d.postern.v1.SetAddressRequest\x1a\x17.postern.v1.AddressInfo\x12N\n" +
-	"\rRemoveAddress\x12\x1d.postern.v1.EndAddressRequest\x1a\x1e.postern.v1.EndAddressResponse\x12C\n" +
+	"\rRemoveAddress\x12\x1d.postern.v1.EndAddressRequest\x1a\x1e.postern.v1.EndAddressResponse\x12T\n" +
+	"\rUnlockAddress\x12 .postern.v1.UnlockAddressRequest\x1a!.postern.v1.UnlockAddressResponse\x12Q\n" +
+	"\fExplainLogin\x12\x1f.postern.v1.ExplainLoginRequest\x1a .postern.v1.ExplainLoginResponse\x12C\n" +
 	"\x06Import\x12\x19.postern.v1.ImportRequest\x1a\x1a.postern.v1.ImportResponse(\x010\x01\x12F\n" +
 	"\n" +
 	"StartEvent\x12\x1d.postern.v1.StartEventRequest\x1a\x19.postern.v1.EventResponse\x12L\n" +
@@ -2150,7 +2653,7 @@ func file_postern_v1_admin_proto_rawDescGZIP() []byte {
 	return file_postern_v1_admin_proto_rawDescData
 }
 
-var file_postern_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_postern_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_postern_v1_admin_proto_goTypes = []any{
 	(*Account)(nil),                     // 0: postern.v1.Account
 	(*Event)(nil),                       // 1: postern.v1.Event
@@ -2172,66 +2675,78 @@ var file_postern_v1_admin_proto_goTypes = []any{
 	(*Groups)(nil),                      // 17: postern.v1.Groups
 	(*EndAddressRequest)(nil),           // 18: postern.v1.EndAddressRequest
 	(*EndAddressResponse)(nil),          // 19: postern.v1.EndAddressResponse
-	(*ImportRequest)(nil),               // 20: postern.v1.ImportRequest
-	(*ImportStart)(nil),                 // 21: postern.v1.ImportStart
-	(*ImportHead)(nil),                  // 22: postern.v1.ImportHead
-	(*ImportResponse)(nil),              // 23: postern.v1.ImportResponse
-	(*ImportAdmitted)(nil),              // 24: postern.v1.ImportAdmitted
-	(*ImportVerdict)(nil),               // 25: postern.v1.ImportVerdict
-	(*StartEventRequest)(nil),           // 26: postern.v1.StartEventRequest
-	(*ScheduleEventRequest)(nil),        // 27: postern.v1.ScheduleEventRequest
-	(*ExtendEventRequest)(nil),          // 28: postern.v1.ExtendEventRequest
-	(*EndEventRequest)(nil),             // 29: postern.v1.EndEventRequest
-	(*EventResponse)(nil),               // 30: postern.v1.EventResponse
+	(*UnlockAddressRequest)(nil),        // 20: postern.v1.UnlockAddressRequest
+	(*UnlockAddressResponse)(nil),       // 21: postern.v1.UnlockAddressResponse
+	(*ExplainLoginRequest)(nil),         // 22: postern.v1.ExplainLoginRequest
+	(*ExplainLoginResponse)(nil),        // 23: postern.v1.ExplainLoginResponse
+	(*LoginAttempt)(nil),                // 24: postern.v1.LoginAttempt
+	(*ImportRequest)(nil),               // 25: postern.v1.ImportRequest
+	(*ImportStart)(nil),                 // 26: postern.v1.ImportStart
+	(*ImportHead)(nil),                  // 27: postern.v1.ImportHead
+	(*ImportResponse)(nil),              // 28: postern.v1.ImportResponse
+	(*ImportAdmitted)(nil),              // 29: postern.v1.ImportAdmitted
+	(*ImportVerdict)(nil),               // 30: postern.v1.ImportVerdict
+	(*StartEventRequest)(nil),           // 31: postern.v1.StartEventRequest
+	(*ScheduleEventRequest)(nil),        // 32: postern.v1.ScheduleEventRequest
+	(*ExtendEventRequest)(nil),          // 33: postern.v1.ExtendEventRequest
+	(*EndEventRequest)(nil),             // 34: postern.v1.EndEventRequest
+	(*EventResponse)(nil),               // 35: postern.v1.EventResponse
+	(*Finding)(nil),                     // 36: postern.v1.Finding
 }
 var file_postern_v1_admin_proto_depIdxs = []int32{
 	1,  // 0: postern.v1.Account.events:type_name -> postern.v1.Event
 	6,  // 1: postern.v1.SetAccountRequest.networks:type_name -> postern.v1.Networks
 	17, // 2: postern.v1.SetAddressRequest.groups:type_name -> postern.v1.Groups
-	21, // 3: postern.v1.ImportRequest.start:type_name -> postern.v1.ImportStart
-	22, // 4: postern.v1.ImportRequest.head:type_name -> postern.v1.ImportHead
-	24, // 5: postern.v1.ImportResponse.admitted:type_name -> postern.v1.ImportAdmitted
-	25, // 6: postern.v1.ImportResponse.verdict:type_name -> postern.v1.ImportVerdict
-	1,  // 7: postern.v1.EventResponse.event:type_name -> postern.v1.Event
-	2,  // 8: postern.v1.Admin.CreateAccount:input_type -> postern.v1.CreateAccountRequest
-	3,  // 9: postern.v1.Admin.ListAccounts:input_type -> postern.v1.ListAccountsRequest
-	4,  // 10: postern.v1.Admin.ShowAccount:input_type -> postern.v1.ShowAccountRequest
-	5,  // 11: postern.v1.Admin.SetAccount:input_type -> postern.v1.SetAccountRequest
-	8,  // 12: postern.v1.Admin.AddDomain:input_type -> postern.v1.AddDomainRequest
-	9,  // 13: postern.v1.Admin.ListDomains:input_type -> postern.v1.ListDomainsRequest
-	10, // 14: postern.v1.Admin.SetDomain:input_type -> postern.v1.SetDomainRequest
-	11, // 15: postern.v1.Admin.RemoveDomain:input_type -> postern.v1.RemoveDomainRequest
-	14, // 16: postern.v1.Admin.AddAddress:input_type -> postern.v1.AddAddressRequest
-	15, // 17: postern.v1.Admin.ListAddresses:input_type -> postern.v1.ListAccountAddressesRequest
-	16, // 18: postern.v1.Admin.SetAddress:input_type -> postern.v1.SetAddressRequest
-	18, // 19: postern.v1.Admin.RemoveAddress:input_type -> postern.v1.EndAddressRequest
-	20, // 20: postern.v1.Admin.Import:input_type -> postern.v1.ImportRequest
-	26, // 21: postern.v1.Admin.StartEvent:input_type -> postern.v1.StartEventRequest
-	27, // 22: postern.v1.Admin.ScheduleEvent:input_type -> postern.v1.ScheduleEventRequest
-	28, // 23: postern.v1.Admin.ExtendEvent:input_type -> postern.v1.ExtendEventRequest
-	29, // 24: postern.v1.Admin.EndEvent:input_type -> postern.v1.EndEventRequest
-	0,  // 25: postern.v1.Admin.CreateAccount:output_type -> postern.v1.Account
-	0,  // 26: postern.v1.Admin.ListAccounts:output_type -> postern.v1.Account
-	0,  // 27: postern.v1.Admin.ShowAccount:output_type -> postern.v1.Account
-	0,  // 28: postern.v1.Admin.SetAccount:output_type -> postern.v1.Account
-	7,  // 29: postern.v1.Admin.AddDomain:output_type -> postern.v1.Domain
-	7,  // 30: postern.v1.Admin.ListDomains:output_type -> postern.v1.Domain
-	7,  // 31: postern.v1.Admin.SetDomain:output_type -> postern.v1.Domain
-	12, // 32: postern.v1.Admin.RemoveDomain:output_type -> postern.v1.RemoveDomainResponse
-	13, // 33: postern.v1.Admin.AddAddress:output_type -> postern.v1.AddressInfo
-	13, // 34: postern.v1.Admin.ListAddresses:output_type -> postern.v1.AddressInfo
-	13, // 35: postern.v1.Admin.SetAddress:output_type -> postern.v1.AddressInfo
-	19, // 36: postern.v1.Admin.RemoveAddress:output_type -> postern.v1.EndAddressResponse
-	23, // 37: postern.v1.Admin.Import:output_type -> postern.v1.ImportResponse
-	30, // 38: postern.v1.Admin.StartEvent:output_type -> postern.v1.EventResponse
-	30, // 39: postern.v1.Admin.ScheduleEvent:output_type -> postern.v1.EventResponse
-	30, // 40: postern.v1.Admin.ExtendEvent:output_type -> postern.v1.EventResponse
-	30, // 41: postern.v1.Admin.EndEvent:output_type -> postern.v1.EventResponse
-	25, // [25:42] is the sub-list for method output_type
-	8,  // [8:25] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	36, // 3: postern.v1.ExplainLoginResponse.findings:type_name -> postern.v1.Finding
+	24, // 4: postern.v1.ExplainLoginResponse.attempts:type_name -> postern.v1.LoginAttempt
+	26, // 5: postern.v1.ImportRequest.start:type_name -> postern.v1.ImportStart
+	27, // 6: postern.v1.ImportRequest.head:type_name -> postern.v1.ImportHead
+	29, // 7: postern.v1.ImportResponse.admitted:type_name -> postern.v1.ImportAdmitted
+	30, // 8: postern.v1.ImportResponse.verdict:type_name -> postern.v1.ImportVerdict
+	1,  // 9: postern.v1.EventResponse.event:type_name -> postern.v1.Event
+	2,  // 10: postern.v1.Admin.CreateAccount:input_type -> postern.v1.CreateAccountRequest
+	3,  // 11: postern.v1.Admin.ListAccounts:input_type -> postern.v1.ListAccountsRequest
+	4,  // 12: postern.v1.Admin.ShowAccount:input_type -> postern.v1.ShowAccountRequest
+	5,  // 13: postern.v1.Admin.SetAccount:input_type -> postern.v1.SetAccountRequest
+	8,  // 14: postern.v1.Admin.AddDomain:input_type -> postern.v1.AddDomainRequest
+	9,  // 15: postern.v1.Admin.ListDomains:input_type -> postern.v1.ListDomainsRequest
+	10, // 16: postern.v1.Admin.SetDomain:input_type -> postern.v1.SetDomainRequest
+	11, // 17: postern.v1.Admin.RemoveDomain:input_type -> postern.v1.RemoveDomainRequest
+	14, // 18: postern.v1.Admin.AddAddress:input_type -> postern.v1.AddAddressRequest
+	15, // 19: postern.v1.Admin.ListAddresses:input_type -> postern.v1.ListAccountAddressesRequest
+	16, // 20: postern.v1.Admin.SetAddress:input_type -> postern.v1.SetAddressRequest
+	18, // 21: postern.v1.Admin.RemoveAddress:input_type -> postern.v1.EndAddressRequest
+	20, // 22: postern.v1.Admin.UnlockAddress:input_type -> postern.v1.UnlockAddressRequest
+	22, // 23: postern.v1.Admin.ExplainLogin:input_type -> postern.v1.ExplainLoginRequest
+	25, // 24: postern.v1.Admin.Import:input_type -> postern.v1.ImportRequest
+	31, // 25: postern.v1.Admin.StartEvent:input_type -> postern.v1.StartEventRequest
+	32, // 26: postern.v1.Admin.ScheduleEvent:input_type -> postern.v1.ScheduleEventRequest
+	33, // 27: postern.v1.Admin.ExtendEvent:input_type -> postern.v1.ExtendEventRequest
+	34, // 28: postern.v1.Admin.EndEvent:input_type -> postern.v1.EndEventRequest
+	0,  // 29: postern.v1.Admin.CreateAccount:output_type -> postern.v1.Account
+	0,  // 30: postern.v1.Admin.ListAccounts:output_type -> postern.v1.Account
+	0,  // 31: postern.v1.Admin.ShowAccount:output_type -> postern.v1.Account
+	0,  // 32: postern.v1.Admin.SetAccount:output_type -> postern.v1.Account
+	7,  // 33: postern.v1.Admin.AddDomain:output_type -> postern.v1.Domain
+	7,  // 34: postern.v1.Admin.ListDomains:output_type -> postern.v1.Domain
+	7,  // 35: postern.v1.Admin.SetDomain:output_type -> postern.v1.Domain
+	12, // 36: postern.v1.Admin.RemoveDomain:output_type -> postern.v1.RemoveDomainResponse
+	13, // 37: postern.v1.Admin.AddAddress:output_type -> postern.v1.AddressInfo
+	13, // 38: postern.v1.Admin.ListAddresses:output_type -> postern.v1.AddressInfo
+	13, // 39: postern.v1.Admin.SetAddress:output_type -> postern.v1.AddressInfo
+	19, // 40: postern.v1.Admin.RemoveAddress:output_type -> postern.v1.EndAddressResponse
+	21, // 41: postern.v1.Admin.UnlockAddress:output_type -> postern.v1.UnlockAddressResponse
+	23, // 42: postern.v1.Admin.ExplainLogin:output_type -> postern.v1.ExplainLoginResponse
+	28, // 43: postern.v1.Admin.Import:output_type -> postern.v1.ImportResponse
+	35, // 44: postern.v1.Admin.StartEvent:output_type -> postern.v1.EventResponse
+	35, // 45: postern.v1.Admin.ScheduleEvent:output_type -> postern.v1.EventResponse
+	35, // 46: postern.v1.Admin.ExtendEvent:output_type -> postern.v1.EventResponse
+	35, // 47: postern.v1.Admin.EndEvent:output_type -> postern.v1.EventResponse
+	29, // [29:48] is the sub-list for method output_type
+	10, // [10:29] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_postern_v1_admin_proto_init() }
@@ -2239,14 +2754,15 @@ func file_postern_v1_admin_proto_init() {
 	if File_postern_v1_admin_proto != nil {
 		return
 	}
+	file_postern_v1_maildrop_proto_init()
 	file_postern_v1_admin_proto_msgTypes[5].OneofWrappers = []any{}
 	file_postern_v1_admin_proto_msgTypes[16].OneofWrappers = []any{}
-	file_postern_v1_admin_proto_msgTypes[20].OneofWrappers = []any{
+	file_postern_v1_admin_proto_msgTypes[25].OneofWrappers = []any{
 		(*ImportRequest_Start)(nil),
 		(*ImportRequest_Head)(nil),
 		(*ImportRequest_Data)(nil),
 	}
-	file_postern_v1_admin_proto_msgTypes[23].OneofWrappers = []any{
+	file_postern_v1_admin_proto_msgTypes[28].OneofWrappers = []any{
 		(*ImportResponse_Admitted)(nil),
 		(*ImportResponse_Verdict)(nil),
 	}
@@ -2256,7 +2772,7 @@ func file_postern_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_postern_v1_admin_proto_rawDesc), len(file_postern_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

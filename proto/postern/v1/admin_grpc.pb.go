@@ -38,6 +38,8 @@ const (
 	Admin_ListAddresses_FullMethodName = "/postern.v1.Admin/ListAddresses"
 	Admin_SetAddress_FullMethodName    = "/postern.v1.Admin/SetAddress"
 	Admin_RemoveAddress_FullMethodName = "/postern.v1.Admin/RemoveAddress"
+	Admin_UnlockAddress_FullMethodName = "/postern.v1.Admin/UnlockAddress"
+	Admin_ExplainLogin_FullMethodName  = "/postern.v1.Admin/ExplainLogin"
 	Admin_Import_FullMethodName        = "/postern.v1.Admin/Import"
 	Admin_StartEvent_FullMethodName    = "/postern.v1.Admin/StartEvent"
 	Admin_ScheduleEvent_FullMethodName = "/postern.v1.Admin/ScheduleEvent"
@@ -65,6 +67,10 @@ type AdminClient interface {
 	SetAddress(ctx context.Context, in *SetAddressRequest, opts ...grpc.CallOption) (*AddressInfo, error)
 	// RemoveAddress refuses while the address has aliases.
 	RemoveAddress(ctx context.Context, in *EndAddressRequest, opts ...grpc.CallOption) (*EndAddressResponse, error)
+	// UnlockAddress ends a lock-out after too many wrong passwords.
+	UnlockAddress(ctx context.Context, in *UnlockAddressRequest, opts ...grpc.CallOption) (*UnlockAddressResponse, error)
+	// ExplainLogin says what a login would come to with the right password, and why.
+	ExplainLogin(ctx context.Context, in *ExplainLoginRequest, opts ...grpc.CallOption) (*ExplainLoginResponse, error)
 	// Import moves a maildrop in from another server, in the order in which it
 	// is sent. The request begins with a start, then each message is a head and its
 	// octets. The answer begins with what was admitted, then has one verdict for
@@ -234,6 +240,26 @@ func (c *adminClient) RemoveAddress(ctx context.Context, in *EndAddressRequest, 
 	return out, nil
 }
 
+func (c *adminClient) UnlockAddress(ctx context.Context, in *UnlockAddressRequest, opts ...grpc.CallOption) (*UnlockAddressResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UnlockAddressResponse)
+	err := c.cc.Invoke(ctx, Admin_UnlockAddress_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) ExplainLogin(ctx context.Context, in *ExplainLoginRequest, opts ...grpc.CallOption) (*ExplainLoginResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainLoginResponse)
+	err := c.cc.Invoke(ctx, Admin_ExplainLogin_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminClient) Import(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ImportRequest, ImportResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[3], Admin_Import_FullMethodName, cOpts...)
@@ -307,6 +333,10 @@ type AdminServer interface {
 	SetAddress(context.Context, *SetAddressRequest) (*AddressInfo, error)
 	// RemoveAddress refuses while the address has aliases.
 	RemoveAddress(context.Context, *EndAddressRequest) (*EndAddressResponse, error)
+	// UnlockAddress ends a lock-out after too many wrong passwords.
+	UnlockAddress(context.Context, *UnlockAddressRequest) (*UnlockAddressResponse, error)
+	// ExplainLogin says what a login would come to with the right password, and why.
+	ExplainLogin(context.Context, *ExplainLoginRequest) (*ExplainLoginResponse, error)
 	// Import moves a maildrop in from another server, in the order in which it
 	// is sent. The request begins with a start, then each message is a head and its
 	// octets. The answer begins with what was admitted, then has one verdict for
@@ -364,6 +394,12 @@ func (UnimplementedAdminServer) SetAddress(context.Context, *SetAddressRequest) 
 }
 func (UnimplementedAdminServer) RemoveAddress(context.Context, *EndAddressRequest) (*EndAddressResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveAddress not implemented")
+}
+func (UnimplementedAdminServer) UnlockAddress(context.Context, *UnlockAddressRequest) (*UnlockAddressResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UnlockAddress not implemented")
+}
+func (UnimplementedAdminServer) ExplainLogin(context.Context, *ExplainLoginRequest) (*ExplainLoginResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainLogin not implemented")
 }
 func (UnimplementedAdminServer) Import(grpc.BidiStreamingServer[ImportRequest, ImportResponse]) error {
 	return status.Error(codes.Unimplemented, "method Import not implemented")
@@ -596,6 +632,42 @@ func _Admin_RemoveAddress_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_UnlockAddress_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UnlockAddressRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).UnlockAddress(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_UnlockAddress_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).UnlockAddress(ctx, req.(*UnlockAddressRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_ExplainLogin_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainLoginRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ExplainLogin(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ExplainLogin_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ExplainLogin(ctx, req.(*ExplainLoginRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_Import_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(AdminServer).Import(&grpc.GenericServerStream[ImportRequest, ImportResponse]{ServerStream: stream})
 }
@@ -717,6 +789,14 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveAddress",
 			Handler:    _Admin_RemoveAddress_Handler,
+		},
+		{
+			MethodName: "UnlockAddress",
+			Handler:    _Admin_UnlockAddress_Handler,
+		},
+		{
+			MethodName: "ExplainLogin",
+			Handler:    _Admin_ExplainLogin_Handler,
 		},
 		{
 			MethodName: "StartEvent",

@@ -1,0 +1,114 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"github.com/postern-pop/postern/pkg/directory"
+	"github.com/postern-pop/postern/pkg/maildrop"
+	posternv1 "github.com/postern-pop/postern/proto/postern/v1"
+)
+
+// UnlockAddress ends an address's lock-out; of an alias its primary address's. Names
+// that don't exist can be locked out, but there is nobody to help.
+func (s *Server) UnlockAddress(ctx context.Context, in *posternv1.UnlockAddressRequest) (*posternv1.UnlockAddressResponse, error) {
+	const op = "admin.address.unlock"
+	return audited(ctx, s, "address.unlock", func(c *change) (*posternv1.UnlockAddressResponse, error) {
+		record, err := s.record(ctx, op, in.GetAddress())
+		if err != nil {
+			return nil, err
+		}
+		primary := record.Address
+		if record.Primary != "" {
+			primary = record.Primary
+		}
+		c.target = string(primary)
+		was, err := s.helpdesk.Unlock(ctx, primary)
+		if err != nil {
+			return nil, worded(op, "address "+string(primary), err)
+		}
+		c.before, c.after = fmt.Sprintf("locked_out=%t", was), "locked_out=false"
+		return &posternv1.UnlockAddressResponse{Address: string(primary), Was: was}, nil
+	})
+}
+
+// ExplainLogin says what decides a login, whether or not there is such an address.
+func (s *Server) ExplainLogin(ctx context.Context, in *posternv1.ExplainLoginRequest) (*posternv1.ExplainLoginResponse, error) {
+	var answer *posternv1.ExplainLoginResponse
+	return answer, s.known(ctx, func() (err error) {
+		answer, err = s.explain(ctx, in)
+		return err
+	})
+}
+
+func (s *Server) explain(ctx context.Context, in *posternv1.ExplainLoginRequest) (*posternv1.ExplainLoginResponse, error) {
+	const op = "admin.explain"
+	q := maildrop.Question{}
+	var err error
+	if q.Address, err = parseAddress(in.GetAddress()); err != nil {
+		return nil, err
+	}
+	if in.GetFrom() != "" {
+		if q.Remote, err = netip.ParseAddr(in.GetFrom()); err != nil {
+			return nil, refused(op, fmt.Sprintf("from %+.60q: expected an IP address such as 192.0.2.7", in.GetFrom()))
+		}
+	}
+	e, err := s.helpdesk.Explain(ctx, q)
+	if err != nil {
+		return nil, worded(op, "the owner of "+string(q.Address), err)
+	}
+	return s.explanation(q.Address, e), nil
+}
+
+func (s *Server) explanation(asked maildrop.Address, e maildrop.Explanation) *posternv1.ExplainLoginResponse {
+	_, account, served := s.places.Domain(e.Address.Domain())
+	region, _ := s.places.Region(account.Region)
+	out := &posternv1.ExplainLoginResponse{
+		Asked: string(asked), Address: string(e.Address), Known: e.Known, Account: account.Name, Region: account.Region, Hostname: region.Hostname,
+		Shard: uint32(e.Shard), Node: e.Node, Epoch: e.Epoch, SinceMilli: toMilli(e.Since), Reason: string(e.Reason),
+	}
+	if e.Class != maildrop.ClassNone {
+		out.Class = e.Class.String()
+	}
+	if e.Reason != maildrop.ReasonNone {
+		out.Reply = s.reply(maildrop.Attempt{Reason: e.Reason, Wait: e.Wait})
+	}
+	if asked != e.Address {
+		out.Findings = append(out.Findings, found("alias", string(e.Address), fmt.Sprintf("%s is an alias of %s, whose login counts", asked, e.Address)))
+	}
+	out.Findings = append(out.Findings, explainRegion(region, served), found("owner", e.Node, fmt.Sprintf("shard %d, in epoch %d", e.Shard, e.Epoch)))
+	for _, f := range e.Findings {
+		out.Findings = append(out.Findings, &posternv1.Finding{Subject: f.Subject, Value: f.Value, Words: f.Words, Reason: string(f.Reason)})
+	}
+	for _, a := range e.Attempts {
+		out.Attempts = append(out.Attempts, s.attemptMessage(a))
+	}
+	return out
+}
+
+func found(subject, value, words string) *posternv1.Finding {
+	return &posternv1.Finding{Subject: subject, Value: value, Words: words}
+}
+
+// explainRegion says where the user has to connect. Whether he does isn't known here.
+func explainRegion(region directory.Region, served bool) *posternv1.Finding {
+	switch {
+	case !served:
+		return found("region", "none", "each region's fronts look for it in a shard of their own, as if it could exist")
+	case region.CrossRegion == directory.CrossRegionRefuse:
+		return found("region", region.Name, fmt.Sprintf("at %s; the other regions' servers refuse (%s)", region.Hostname, maildrop.ReasonRegion))
+	}
+	return found("region", region.Name, fmt.Sprintf("at %s; the other regions' servers let him in as well", region.Hostname))
+}
+
+func (s *Server) attemptMessage(a maildrop.Attempt) *posternv1.LoginAttempt {
+	out := &posternv1.LoginAttempt{
+		TimeMilli: toMilli(a.Time), FirstMilli: toMilli(a.First), Times: uint32(a.Times), Mechanism: a.Mechanism, Session: a.Session,
+		Reason: string(a.Reason), Reply: s.reply(a),
+	}
+	if a.Remote.IsValid() {
+		out.Remote = a.Remote.String()
+	}
+	return out
+}
