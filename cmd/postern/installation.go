@@ -68,10 +68,10 @@ func openInstallation(dir string) (*installation, error) {
 }
 
 // issueIdentity makes the certificate of a process, an operator or etcd.
-func (i *installation) issueIdentity(id rpc.Identity, hosts ...string) error {
+func (i *installation) issueIdentity(id rpc.Identity) error {
 	_, err := i.internal.Issue(pki.Subject{
 		Name: id.Region + "-" + id.Name, URI: id.URI(), Server: true, Client: true,
-		Hosts: append([]string{"localhost", loopback}, hosts...),
+		Hosts: []string{"localhost", loopback},
 	})
 	return err
 }

@@ -22,6 +22,7 @@ type standaloneCmd struct {
 	KeepStorage bool `help:"Keep the mail where the region's file says, in a bucket for example, encrypted or not; without it the mail is in the data directory, as it is."`
 
 	POP3S    string         `name:"pop3s" default:":995" placeholder:"HOST:PORT" help:"Where mail clients connect to (${default})."`
+	POP3     string         `name:"pop3" placeholder:"HOST:PORT" help:"Where mail clients connect to that begin without TLS and go on by STLS; off by default."`
 	LMTP     string         `name:"lmtp" default:"127.0.0.1:24" placeholder:"HOST:PORT" help:"Where gateways deliver to (${default})."`
 	Networks []netip.Prefix `default:"127.0.0.0/8,::1/128" placeholder:"NETWORK" help:"Who may deliver without a certificate (${default})."`
 	Cert     string         `type:"existingfile" placeholder:"FILE" help:"PEM certificate for mail clients; without one the private authority's in the data directory is used."`
@@ -118,6 +119,9 @@ func (c *standaloneCmd) roles(region config.Region) (mailboxes, intakes, fronts 
 		Certificates: []config.Pair{{Cert: cert, Key: key}},
 		POP3S:        config.Listener{Listen: config.HostPort(c.POP3S)},
 		Gateway:      config.Gateway{Listen: config.HostPort(c.Gateway)},
+	}
+	if c.POP3 != "" {
+		fronts.Front.POP3 = &config.Listener{Listen: config.HostPort(c.POP3)}
 	}
 	return mailboxes, intakes, fronts
 }
