@@ -357,6 +357,11 @@ func (f *secondFront) certificates(t *testing.T) {
 		defer conn.Close()
 		return conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
 	}
+	// TLS-16: from the first octet of TCP to the greeting. It takes milliseconds.
+	began := time.Now()
+	if _, err := f.from(t, "127.0.0.1", string(f.cfg.Front.POP3S.Listen)); err != nil || time.Since(began) > time.Second {
+		t.Errorf("%v, greeted after %v", err, time.Since(began))
+	}
 	for name, verifies := range map[string]string{
 		otherName: otherName, region.Hostname: region.Hostname, "nobody.example": region.Hostname, "": region.Hostname,
 	} {

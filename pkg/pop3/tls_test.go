@@ -67,7 +67,9 @@ func (c *client) quit() {
 	c.expectEnd()
 }
 
-// TestTLSVersions is TLS-03 to TLS-05, TLS-12 and the suites of RFC 9325 section 4.2.
+// TestTLSVersions is TLS-03 (RFC 8314 section 4.1, RFC 9325 section 3.1.1), TLS-04 (RFC
+// 8446), TLS-05 (RFC 8996), TLS-12 (close_notify: RFC 8446 section 6.1, RFC 5246 section
+// 7.2.1) and the suites of RFC 9325 section 4.2.
 func TestTLSVersions(t *testing.T) {
 	address := listen(t, newBox("five"), nil)
 	for _, test := range []struct {
@@ -94,7 +96,7 @@ func TestTLSVersions(t *testing.T) {
 	}
 }
 
-// TestALPN is TLS-13 and TLS-14.
+// TestALPN is TLS-13 and TLS-14 (RFC 7301 section 3.2, RFC 9325 section 3.8).
 func TestALPN(t *testing.T) {
 	address := listen(t, newBox("five"), nil)
 	for _, test := range []struct {
@@ -117,7 +119,7 @@ func TestALPN(t *testing.T) {
 	}
 }
 
-// TestResumption is TLS-11 and TLS-19.
+// TestResumption is TLS-11 and TLS-19 at one front (RFC 8446 section 2.2, RFC 5077).
 func TestResumption(t *testing.T) {
 	address := listen(t, newBox("five"), nil)
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
@@ -132,7 +134,7 @@ func TestResumption(t *testing.T) {
 	}
 }
 
-// TestCleartext is TLS-10: no POP3 without TLS, and no waiting.
+// TestCleartext is TLS-10 (RFC 8314 section 3): no POP3 without TLS, and no waiting.
 func TestCleartext(t *testing.T) {
 	address := listen(t, newBox("five"), nil)
 	raw, err := net.Dial("tcp", address)
@@ -232,5 +234,21 @@ func TestRecordEnds(t *testing.T) {
 		check("UIDL")
 		c.say(fmt.Sprintf("DELE %d\r\n", n+1))
 		c.records("\r\n")
+	}
+}
+
+// TestGreeting is TLS-01 (RFC 8314 section 3.2, RFC 1939 section 4): once TLS is there
+// the server speaks first, one line of at most 512 octets, and then waits.
+func TestGreeting(t *testing.T) {
+	for _, hostname := range []string{"eu-pop.example.com", strings.Repeat("long.", 50) + "example.com"} {
+		address := listen(t, newBox("five"), func(c *Config) { c.Hostname = hostname })
+		c := mustDial(t, address, &tls.Config{})
+		line, err := c.lines.ReadString('\n')
+		if err != nil || !strings.HasPrefix(line, "+OK ") || !strings.HasSuffix(line, "\r\n") || len(line) > 512 || c.lines.Buffered() > 0 {
+			t.Errorf("%q, %v", line, err)
+		}
+		c.say("QUIT\r\n")
+		c.expect("+OK *")
+		c.expectEnd()
 	}
 }
