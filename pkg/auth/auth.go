@@ -35,8 +35,11 @@
 //     every node.
 //   - 2026-11-23: ten minutes count from the check and not from the last use:
 //     who polls for ever pays argon2id six times an hour.
-//   - 2026-11-23: passwords are octets: no Unicode preparation. What a client
-//     sends at login is what it sent all the years before.
+//   - 2026-11-25: passwords are prepared by SASLprep (RFC 6856 section 2.2, RFC 4013), when
+//     they are hashed and when they are checked: two ways to type one password, composed or
+//     not, are one. It is what SCRAM's keys are made of, so one password works with every
+//     mechanism. Refused: passwords as octets, as it was before (a phone and a desktop that
+//     compose differently), and OpaqueString of RFC 8265 (see package scram).
 //   - 2026-11-23: a stored hash that can't be read costs the dummy's time and
 //     is Internal: the user hears of a passing fault, not of a wrong password,
 //     which would make his client forget the right one.
@@ -61,6 +64,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/postern-pop/postern/pkg/maildrop"
+	"github.com/postern-pop/postern/pkg/scram"
 )
 
 const (
@@ -164,6 +168,7 @@ func (c Config) withDefaults() Config {
 // Busy when too many checks wait already; Canceled when ctx ended first;
 // Internal for a hash that can't be read.
 func (v *Verifier) Verify(ctx context.Context, login maildrop.Login, hash string) error {
+	login.Password = scram.Prepare(login.Password)
 	k := v.cache.key(login.Address, hash, login.Password)
 	if hash != "" && v.cache.has(k, time.Now()) {
 		v.metrics.count(resultCached)

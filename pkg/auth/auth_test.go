@@ -60,6 +60,26 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// TestPreparedPassword is RFC 6856 section 2.2 (I18N-06, AUTH-12): what SASLprep makes one
+// password is one, whichever way it was set and is sent.
+func TestPreparedPassword(t *testing.T) {
+	forms := []string{"caf\u00e9 of\ufb01ce", "cafe\u0301 office", "caf\u00e9\u00a0\uff4fffice", "ca\u00adf\u00e9 office"}
+	v := New(Config{Workers: 1})
+	defer v.Close()
+	for _, set := range forms[:2] {
+		hash, err := Hash(set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, sent := range forms {
+			if err := v.Verify(t.Context(), login(anna, sent), hash); err != nil {
+				t.Errorf("set as %+q, sent as %+q: %v", set, sent, err)
+			}
+		}
+		wantDenied(t, v.Verify(t.Context(), login(anna, "cafe office"), hash))
+	}
+}
+
 // A password that begins like a long right one must not pass for it because
 // long ones are cut before the work is done.
 func TestLongPasswordIsNoPrefixMatch(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/crypto/argon2"
 
 	"github.com/postern-pop/postern/pkg/maildrop"
+	"github.com/postern-pop/postern/pkg/scram"
 )
 
 // parameters are argon2id's costs, and the lengths that go with them.
@@ -48,7 +49,7 @@ const (
 
 var errPHC = errors.New("not an argon2id hash in PHC string format within the limits")
 
-// Hash makes the hash of a password, with a salt of its own, in PHC string
+// Hash makes the hash of a password, prepared by SASLprep, with a salt of its own, in PHC string
 // format. An empty password, or one over 1024 octets, is Invalid.
 //
 // It takes 64 MiB and does not wait for a place in a Verifier's pool: it is
@@ -58,7 +59,7 @@ func Hash(password string) (string, error) {
 		return "", &maildrop.Error{Op: "auth.hash", Kind: maildrop.Invalid,
 			Text: fmt.Sprintf("a password has 1 to %d octets", maxPassword)}
 	}
-	return recommended.hash(password).String(), nil
+	return recommended.hash(scram.Prepare(password)).String(), nil
 }
 
 func (p parameters) hash(password string) phc {

@@ -18,6 +18,8 @@ type Front struct {
 	// SASL are the mechanisms that clients may log in by, beside USER and PASS; absent: all
 	// but SCRAM-SHA-256-PLUS, with which mutt on Debian 12 can't log in.
 	SASL []string `yaml:"sasl,omitempty" want:"a list of PLAIN, LOGIN, SCRAM-SHA-256, SCRAM-SHA-256-PLUS"`
+	// Anonymous leaves the product's name out of the greeting and of CAPA.
+	Anonymous bool `yaml:"anonymous,omitempty" want:"true or false"`
 }
 
 // Mechanisms are what front.sasl may name.

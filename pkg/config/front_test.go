@@ -19,6 +19,8 @@ func TestFrontRules(t *testing.T) {
 		"where they were":   {swap(`{listen: ":9951"}`, `{listen: ":9951", cert: a, key: b}`), `:23: front.pop3s.cert: found an unknown key, expected one of listen`},
 		"no balancer":       {front + "  pop3s_proxy: {listen: ':9995', networks: []}\n", `:26: front.pop3s_proxy.networks: found an empty list, expected at least one network`},
 		"mechanisms":        {front + "  sasl: [PLAIN, SCRAM-SHA-256-PLUS]\n", ""},
+		"anonymous":         {front + "  anonymous: true\n", ""},
+		"half anonymous":    {front + "  anonymous: a bit\n", `:26: front.anonymous: found "a bit", expected true or false`},
 		"no such mechanism": {front + "  sasl: [PLAIN, CRAM-MD5]\n", `:26: front.sasl: found "CRAM-MD5", expected a list of PLAIN, LOGIN, SCRAM-SHA-256, SCRAM-SHA-256-PLUS`},
 		"mechanism twice":   {front + "  sasl: [PLAIN, PLAIN]\n", `:26: front.sasl: found PLAIN twice, expected each mechanism once`},
 		"no mechanism":      {front + "  sasl: []\n", `:26: front.sasl: found an empty list, expected a list of PLAIN`},

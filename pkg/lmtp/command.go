@@ -16,7 +16,8 @@ var (
 	errPath     = errors.New("not a path")
 	errParam    = errors.New("parameter not recognized")
 	errValue    = errors.New("bad parameter value")
-	errNonASCII = errors.New("non-ASCII address without SMTPUTF8")
+	errNonASCII = errors.New("non-ASCII address")
+	errUTF8     = errors.New("SMTPUTF8 is not offered")
 )
 
 // parseLine cuts a command line into its verb, in upper case, and the rest.
@@ -57,7 +58,6 @@ func parseHost(s string) (string, error) {
 type mail struct {
 	sender string // within the angle brackets, without a source route
 	size   uint64 // RFC 1870; 0: not said
-	utf8   bool   // RFC 6531
 }
 
 // parseMail reads the argument of MAIL (RFC 5321 section 4.1.1.2).
@@ -69,24 +69,24 @@ func parseMail(argument string) (mail, error) {
 	m := mail{sender: path}
 	seen := map[string]bool{}
 	for _, param := range strings.Fields(rest) {
-		key, value, given := strings.Cut(param, "=")
+		key, value, _ := strings.Cut(param, "=")
 		key = strings.ToUpper(key)
 		if seen[key] {
 			return mail{}, errValue
 		}
 		seen[key] = true
-		if err := m.set(key, value, given); err != nil {
+		if err := m.set(key, value); err != nil {
 			return mail{}, err
 		}
 	}
-	if !m.utf8 && !isASCII(m.sender) {
-		return mail{}, errNonASCII // RFC 6531 section 3.5
+	if !isASCII(m.sender) {
+		return mail{}, errNonASCII
 	}
 	return m, nil
 }
 
 // set takes one parameter.
-func (m *mail) set(key, value string, given bool) error {
+func (m *mail) set(key, value string) error {
 	switch key {
 	case "SIZE": // RFC 1870 section 3: up to 20 digits
 		if strings.Trim(value, "0123456789") != "" || len(value) > 20 || value == "" {
@@ -102,10 +102,7 @@ func (m *mail) set(key, value string, given bool) error {
 			return errValue
 		}
 	case "SMTPUTF8":
-		if given {
-			return errValue
-		}
-		m.utf8 = true
+		return errUTF8
 	default:
 		return errParam
 	}
@@ -114,7 +111,7 @@ func (m *mail) set(key, value string, given bool) error {
 
 // parseRcpt reads the argument of RCPT (RFC 5321 section 4.1.1.3). It has no
 // parameters, since none of its extensions is offered.
-func parseRcpt(argument string, smtputf8 bool) (maildrop.Address, error) {
+func parseRcpt(argument string) (maildrop.Address, error) {
 	path, rest, err := cutPath(argument, "TO:")
 	if err != nil {
 		return "", err
@@ -122,7 +119,7 @@ func parseRcpt(argument string, smtputf8 bool) (maildrop.Address, error) {
 	if strings.TrimSpace(rest) != "" {
 		return "", errParam
 	}
-	if !smtputf8 && !isASCII(path) {
+	if !isASCII(path) {
 		return "", errNonASCII
 	}
 	return maildrop.ParseAddress(unquote(path))

@@ -35,6 +35,14 @@
 //     commands; what it must not get wrong is the content, and that is wire's.
 //   - 2026-11-23: no CHUNKING. Gateways don't need it from a server that takes
 //     8BITMIME, and content without a final CRLF has no wire form of its own.
+//   - 2026-11-25: no SMTPUTF8 (RFC 6531): a gateway that has a message for it bounces it, with
+//     5.6.7. So every message that is stored was sent to be read by anybody, sizes and
+//     octets are the same whether a POP3 client says UTF8 or not, and none has to be
+//     downgraded (RFC 6857, RFC 6858) or withheld with [UTF8] (RFC 6856 section 5). Raw
+//     8-bit octets in headers of other mail pass as they are. Refused: to take such mail and
+//     downgrade it, which alters what was delivered and makes two sizes of each message;
+//     and to withhold it, which stops the clients of today at that message for ever. Mailboxes
+//     whose local part isn't ASCII can be logged in to, and get mail by an alias that is.
 //   - 2026-11-23: a Return-Path that the message has already stays, under ours.
 //     RFC 5321 section 4.4 would have it removed at final delivery; that what is
 //     fetched is what was delivered comes first.

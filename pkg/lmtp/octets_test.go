@@ -213,15 +213,13 @@ func TestUnknownOutcome(t *testing.T) {
 func TestTraceHeader(t *testing.T) {
 	base := trace{sender: "s@example.test", to: "a@example.test", client: "[IPv6:::1]", remote: addrPort("[2001:db8::1]:1").Addr(), hostname: "h", id: "i"}
 	for want, change := range map[string]func(*trace){
-		"Return-Path: <>\r\n":                             func(t *trace) { t.sender = "" },
-		"Received: from [IPv6:::1] ([IPv6:2001:db8::1])":  func(t *trace) {},
-		"with LMTPS id":                                   func(t *trace) { t.secured = true },
-		"with UTF8LMTP id":                                func(t *trace) { t.utf8 = true },
-		"with UTF8LMTPS id":                               func(t *trace) { t.utf8, t.secured = true, true },
-		"Delivered-To: \"john smith\"@example.test\r\n":   func(t *trace) { t.to = "john smith@example.test" },
-		"for <\"a\\\"b\\\\c\"@example.test>;":             func(t *trace) { t.to = `a"b\c@example.test` },
-		"Delivered-To: \".a\"@example.test\r\n":           func(t *trace) { t.to = ".a@example.test" },
-		"Delivered-To: jürgen@xn--bcher-kva.test\r\nRece": func(t *trace) { t.to = "jürgen@xn--bcher-kva.test" },
+		"Return-Path: <>\r\n":                            func(t *trace) { t.sender = "" },
+		"Received: from [IPv6:::1] ([IPv6:2001:db8::1])": func(t *trace) {},
+		"with LMTPS id":                                  func(t *trace) { t.secured = true },
+		"with LMTP id":                                   func(t *trace) {},
+		"Delivered-To: \"john smith\"@example.test\r\n":  func(t *trace) { t.to = "john smith@example.test" },
+		"for <\"a\\\"b\\\\c\"@example.test>;":            func(t *trace) { t.to = `a"b\c@example.test` },
+		"Delivered-To: \".a\"@example.test\r\n":          func(t *trace) { t.to = ".a@example.test" },
 	} {
 		tr := base
 		change(&tr)

@@ -78,7 +78,8 @@ var (
 	replyParameter  = reply{code: 555, enhanced: "5.5.4", text: "Parameter not offered"}
 	replyBadSender  = reply{code: 501, enhanced: "5.1.7", text: "Sender is not a mail address"}
 	replyBadRcpt    = reply{code: 553, enhanced: "5.1.3", text: "Recipient is not a mail address"}
-	replyNeedsUTF8  = reply{code: 553, enhanced: "5.6.7", text: "Address is not ASCII, and MAIL did not say SMTPUTF8"}
+	replyNonASCII   = reply{code: 553, enhanced: "5.6.7", text: "Address is not ASCII"}
+	replyNoUTF8     = reply{code: 555, enhanced: "5.6.7", text: "SMTPUTF8 is not offered"} // RFC 6531 section 3.5
 	replyLHLOFirst  = reply{code: 503, enhanced: "5.5.1", text: "LHLO first"}
 	replyMailFirst  = reply{code: 503, enhanced: "5.5.1", text: "MAIL first"}
 	replyMailTwice  = reply{code: 503, enhanced: "5.5.1", text: "Transaction open already; RSET first"}
@@ -108,7 +109,9 @@ func parseReply(err error, path reply) reply {
 	case errors.Is(err, errValue):
 		return replyBadValue
 	case errors.Is(err, errNonASCII):
-		return replyNeedsUTF8
+		return replyNonASCII
+	case errors.Is(err, errUTF8):
+		return replyNoUTF8
 	}
 	return path
 }

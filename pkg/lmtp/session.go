@@ -111,7 +111,7 @@ func (s *session) lhlo(_ context.Context, argument string) reply {
 	}
 	s.client, s.open = client, nil
 	r := reply{code: 250, text: s.config.Hostname, more: []string{
-		"PIPELINING", "SIZE " + strconv.FormatInt(s.config.MaxSize, 10), "8BITMIME", "ENHANCEDSTATUSCODES", "SMTPUTF8",
+		"PIPELINING", "SIZE " + strconv.FormatInt(s.config.MaxSize, 10), "8BITMIME", "ENHANCEDSTATUSCODES",
 	}}
 	if s.config.TLS != nil && !s.secured {
 		r.more = append(r.more, "STARTTLS")
@@ -139,7 +139,7 @@ func (s *session) rcptTo(ctx context.Context, argument string) reply {
 	if s.open == nil {
 		return replyMailFirst
 	}
-	address, err := parseRcpt(argument, s.open.mail.utf8)
+	address, err := parseRcpt(argument)
 	if err != nil {
 		return parseReply(err, replyBadRcpt)
 	}
@@ -209,7 +209,7 @@ func (s *session) end(ctx context.Context, c content, failed reply) []reply {
 	if failed.code == 0 {
 		d := delivery{deliverer: s.config.Deliverer, session: s.id, content: c, trace: trace{
 			sender: t.mail.sender, client: s.client, remote: s.remote, hostname: s.config.Hostname,
-			secured: s.secured, utf8: t.mail.utf8, id: t.id, time: time.Now(),
+			secured: s.secured, id: t.id, time: time.Now(),
 		}}
 		d.run(ctx, t.recipients())
 	}

@@ -20,7 +20,6 @@ type trace struct {
 	remote   netip.Addr // where it came from
 	hostname string     // ours
 	secured  bool       // by TLS
-	utf8     bool       // MAIL said SMTPUTF8
 	id       string     // the transaction's
 	time     time.Time
 }
@@ -35,18 +34,13 @@ func (t trace) header() []byte {
 		t.time.Format(time.RFC1123Z))
 }
 
-// protocol is the keyword of the Received field's "with" (RFC 3848, RFC 6531
-// section 4.3). The one with an A is for SMTP's AUTH, which we don't have; a
+// protocol is the keyword of the Received field's "with" (RFC 3848). The one with an A is for SMTP's AUTH, which we don't have; a
 // client certificate is part of S.
 func (t trace) protocol() string {
-	name := "LMTP"
-	if t.utf8 {
-		name = "UTF8" + name
-	}
 	if t.secured {
-		name += "S"
+		return "LMTPS"
 	}
-	return name
+	return "LMTP"
 }
 
 // literal is an address as RFC 5321 section 4.1.3 writes it.

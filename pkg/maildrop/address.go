@@ -14,7 +14,7 @@ import (
 )
 
 // Address is a mail address in canonical form: "local@domain", local part in
-// lower case and NFC, domain in lower case and in A-label form. Two spellings
+// lower case and NFKC, domain in lower case and in A-label form. Two spellings
 // of one mailbox are one Address; it is what shards are chosen by. Make one
 // with [ParseAddress] only.
 type Address string
@@ -28,13 +28,15 @@ var ErrAddress = errors.New("not a mail address: expected local-part@domain")
 
 // ParseAddress brings an address into canonical form. It takes no display
 // name, no angle brackets, and no source route. The local part's case is
-// ignored, as users expect and RFC 5321 section 2.4 leaves to the host.
+// ignored, as users expect and RFC 5321 section 2.4 leaves to the host. Forms that
+// NFKC makes one, such as full-width letters, are one, as SASLprep has it for user
+// names (RFC 6856 section 2.2, RFC 4013).
 func ParseAddress(s string) (Address, error) {
 	at := strings.LastIndexByte(s, '@')
 	if at < 1 || at == len(s)-1 || len(s) > MaxAddress || !utf8.ValidString(s) {
 		return "", ErrAddress
 	}
-	local := norm.NFC.String(strings.ToLower(s[:at]))
+	local := norm.NFKC.String(strings.ToLower(norm.NFKC.String(s[:at])))
 	for _, r := range local {
 		if unicode.IsControl(r) {
 			return "", ErrAddress

@@ -23,6 +23,8 @@ func TestParseAddress(t *testing.T) {
 		{"a@b@example.com", "a@b@example.com"},
 		{"zoe\u0308@example.com", "zo\u00eb@example.com"}, // NFD and NFC are one mailbox
 		{"ZO\u00cb@example.com", "zo\u00eb@example.com"},
+		{"\uff21nna@example.com", "anna@example.com"},    // full-width A
+		{"of\ufb01ce@example.com", "office@example.com"}, // a ligature
 		{"anna@B\u00fccher.example", "anna@xn--bcher-kva.example"},
 		{"anna@xn--bcher-kva.example", "anna@xn--bcher-kva.example"},
 		{"", ""},
@@ -61,7 +63,7 @@ func TestParseAddressIsIdempotent(t *testing.T) {
 }
 
 func FuzzParseAddress(f *testing.F) {
-	for _, s := range []string{"a@b.example", "\u0130@example.com", "a@\u00df.example", "@", "a@xn--a.example"} {
+	for _, s := range []string{"a@b.example", "\u0130@example.com", "a@\u00df.example", "@", "a@xn--a.example", "\uff21\ufb01\ufdfa@example.com", "\u1e9e\u0345@example.com"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math"
 	"strconv"
+	"strings"
 
 	"github.com/postern-pop/postern/pkg/maildrop"
 )
@@ -11,12 +12,13 @@ import (
 // Protocol is the table of all that a server's sessions understand. It is made
 // once and never changes.
 type Protocol struct {
-	commands   []command
-	mechanisms []mechanism // those that are offered
-	other      *command    // what isn't in the table
-	greeting   []byte
-	before     []byte // CAPA's list in AUTHORIZATION; the one in TRANSACTION differs in EXPIRE
-	clear      []byte // CAPA's list before TLS
+	commands       []command
+	implementation string      // "" is not told
+	mechanisms     []mechanism // those that are offered
+	other          *command    // what isn't in the table
+	greeting       []byte
+	before         []byte // CAPA's list in AUTHORIZATION; the one in TRANSACTION differs in EXPIRE
+	clear          []byte // CAPA's list before TLS
 }
 
 // arguments is the form of a command's arguments.
@@ -57,8 +59,17 @@ const anyState = Authorization | Transaction
 // mechanisms that are offered are those of DefaultMechanisms unless some are named;
 // CheckMechanisms says whether they are known.
 func NewProtocol(hostname, region string, mechanisms ...string) *Protocol {
+	return newProtocol(hostname, region, product, mechanisms)
+}
+
+// product is what the server calls itself (RFC 2449 section 6.9). It says no version.
+const product = "Postern"
+
+// newProtocol makes the table of a server that calls itself by the name; "" hides it.
+func newProtocol(hostname, region, name string, mechanisms []string) *Protocol {
 	p := &Protocol{
-		other: &command{verb: "OTHER", states: anyState},
+		implementation: name,
+		other:          &command{verb: "OTHER", states: anyState},
 		commands: []command{
 			{verb: "CAPA", args: noArguments, states: anyState | Cleartext, run: (*Session).capa},
 			{verb: "STLS", args: noArguments, states: Cleartext, capa: "STLS", run: (*Session).stls},
@@ -82,7 +93,7 @@ func NewProtocol(hostname, region string, mechanisms ...string) *Protocol {
 	for i := range p.commands {
 		p.commands[i].key = packVerb([]byte(p.commands[i].verb))
 	}
-	p.greeting = []byte("+OK " + ascii(hostname, 200) + " Postern POP3 ready, region " + ascii(region, 60) + "\r\n")
+	p.greeting = []byte("+OK " + ascii(hostname, 200) + " " + strings.TrimLeft(name+" ", " ") + "POP3 ready, region " + ascii(region, 60) + "\r\n")
 	p.before = p.appendCapabilities(nil, strconv.Itoa(maildrop.ClassContinuity.Days())+" USER")
 	p.clear = p.cleartextCapabilities()
 	return p
@@ -125,8 +136,10 @@ func (p *Protocol) appendCapabilities(b []byte, expire string) []byte {
 	b = append(b, "AUTH-RESP-CODE\r\n"...)    // RFC 3206 section 6
 	b = append(b, "PIPELINING\r\n"...)        // RFC 2449 section 6.6
 	b = append(b, "EXPIRE "+expire+"\r\n"...) // RFC 2449 section 6.7
-	b = append(b, "IMPLEMENTATION Postern\r\n.\r\n"...)
-	return b
+	if p.implementation != "" {
+		b = append(b, "IMPLEMENTATION "+p.implementation+"\r\n"...) // RFC 2449 section 6.9
+	}
+	return append(b, ".\r\n"...)
 }
 
 // packVerb is a keyword of up to four letters or digits in one number, in
@@ -282,15 +295,4 @@ func parseNumber(digits []byte) (n uint64, ok bool) {
 		n = n*10 + d
 	}
 	return n, len(digits) > 0
-}
-
-// isHTTP tells a web browser, or a page that makes one talk to us (ALPACA), by its
-// request line.
-func isHTTP(line []byte) bool {
-	switch verb, rest, _ := bytes.Cut(line, []byte(" ")); string(verb) {
-	case "GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "PRI":
-		return true
-	default:
-		return bytes.Contains(rest, []byte(" HTTP/"))
-	}
 }

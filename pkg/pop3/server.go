@@ -45,11 +45,20 @@ type Config struct {
 	Region         string        // shows in the greeting
 	Hostname       string        // shows in the greeting
 	Mechanisms     []string      // SASL mechanisms that are offered; none: DefaultMechanisms
+	Anonymous      bool          // CAPA has no IMPLEMENTATION, and the greeting doesn't name the product
 	Idle           time.Duration // silence in TRANSACTION until the connection is closed; 0: 10 minutes, the least
 	PreLogin       time.Duration // for each line before login; 0: 60 s
 	MaxConnections int           // open at a time; 0: 20000
 	Log            *slog.Logger  // nil: none
 	Registerer     prometheus.Registerer
+}
+
+// implementation is what the server calls itself.
+func (c *Config) implementation() string {
+	if c.Anonymous {
+		return ""
+	}
+	return product
 }
 
 // Validate says what is wrong, and fills in what was left out.
@@ -104,7 +113,7 @@ func NewServer(config Config) (*Server, error) {
 	}
 	s := &Server{
 		config:    config,
-		protocol:  NewProtocol(config.Hostname, config.Region, config.Mechanisms...),
+		protocol:  newProtocol(config.Hostname, config.Region, config.implementation(), config.Mechanisms),
 		log:       config.Log,
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),

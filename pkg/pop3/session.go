@@ -114,6 +114,7 @@ const (
 	EndQuit     End = "quit"
 	EndUpdate   End = "update_failed" // QUIT, and the removal wasn't confirmed
 	EndFlood    End = "flood"
+	EndForeign  End = "foreign" // SMTP, or nothing that is text
 	EndHTTP     End = "http"
 	EndRefused  End = "failed_logins"
 	EndAccess   End = "access_ended"
@@ -306,10 +307,12 @@ func (s *Session) stranger(line []byte) (Step, bool) {
 	}
 	s.lines++
 	s.call = call{command: s.protocol.other}
-	switch {
-	case s.lines == s.before+1 && isHTTP(line):
-		return s.end(s.err(textStranger), EndHTTP), true
-	case s.lines > maxLinesBeforeLogin:
+	if s.lines == s.before+1 {
+		if end := foreign(line); end != "" {
+			return s.end(s.err(textStranger), end), true
+		}
+	}
+	if s.lines > maxLinesBeforeLogin {
 		return s.end(s.err(textFlood), EndFlood), true
 	}
 	return Step{}, false

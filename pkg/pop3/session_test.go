@@ -61,6 +61,28 @@ func TestAdvertised(t *testing.T) {
 	}
 }
 
+// TestAnonymous is CAP-11: the product's name can be left out, of the greeting too.
+func TestAnonymous(t *testing.T) {
+	for _, anonymous := range []bool{false, true} {
+		config := Config{Anonymous: anonymous}
+		d := &driver{box: newBox("five"), session: newProtocol("h", "r", config.implementation(), nil).Session("x")}
+		d.perform(d.session.Greet())
+		for _, line := range []string{"CAPA", "USER alice@example.com", "PASS secret", "CAPA", "QUIT"} {
+			d.line([]byte(line))
+		}
+		greeting, _, _ := strings.Cut(d.sent.String(), "\r\n")
+		if want := map[bool]string{false: "+OK h Postern POP3 ready, region r", true: "+OK h POP3 ready, region r"}[anonymous]; greeting != want {
+			t.Errorf("greeting %q, want %q", greeting, want)
+		}
+		if n := strings.Count(d.sent.String(), "\r\nIMPLEMENTATION Postern\r\n"); n != map[bool]int{false: 2, true: 0}[anonymous] {
+			t.Errorf("anonymous %v: IMPLEMENTATION %d times", anonymous, n)
+		}
+		if anonymous && strings.Contains(d.sent.String(), "ostern") {
+			t.Errorf("the name is told: %q", d.sent.String())
+		}
+	}
+}
+
 // TestLimits is LIM-01 to LIM-03: 255 octets are a command, more are refused whole, and
 // only AUTH may be longer.
 func TestLimits(t *testing.T) {
