@@ -9,7 +9,8 @@
 //	        ┌──────── error, compaction, silence (15 s) ────────┐
 //	        ▼                                                   │
 //	Open ─ load (a range at one revision, then the difference) ─ follow (watch)
-//	        │ fails: what is known stays, try again
+//	        │ fails: what is known stays; a newer snapshot, this process's own or
+//	        │        another's, takes its place; try again
 //
 // A View never forgets by mistake. An entry goes only when etcd says that it is
 // gone: by a watched deletion, or by a complete load that doesn't have it.
@@ -32,6 +33,9 @@
 //   - 2026-11-23: after any trouble the View loads everything anew and applies
 //     the difference. Refused: to resume watching at the last revision, one more
 //     path for a few megabytes saved on rare days.
+//   - 2026-11-25: a View that etcd doesn't answer takes a snapshot as it takes a
+//     load, whole: what is not in it, etcd had deleted when it was taken. One that is
+//     older than what is known is refused.
 //   - 2026-11-23: a region's number of shards never changes once published: mail
 //     is stored by it. [Store.PublishRegion] refuses.
 //   - 2026-11-23: accounts are not deleted, only disabled. Deleting one would have

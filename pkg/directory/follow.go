@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -50,6 +51,7 @@ func (v *View) follow(ctx context.Context) {
 func (v *View) round(ctx context.Context) error {
 	kvs, revision, err := rangeAll(ctx, v.client, prefix, v.pace.request)
 	if err != nil {
+		v.recall(ctx)
 		return err
 	}
 	if err := v.reload(kvs, revision); err != nil {
@@ -106,13 +108,18 @@ func (v *View) reload(kvs []*mvccpb.KeyValue, revision int64) error {
 	v.state = fresh
 	v.garbage += garbage
 	v.heard, v.revision, v.synced = time.Now(), revision, true
+	v.known()
+	return nil
+}
+
+// known says that something whole is known, and that it has changed.
+func (v *View) known() {
 	v.broadcast()
 	select {
 	case <-v.loaded:
 	default:
 		close(v.loaded)
 	}
-	return nil
 }
 
 // watch applies what changes from the revision on, until something is wrong.
@@ -124,16 +131,14 @@ func (v *View) watch(ctx context.Context, revision int64) error {
 		cancel()
 		asking.Wait()
 	}()
+	// First of all: Watch itself doesn't return while etcd is away.
+	asking.Go(func() { trouble <- v.ask(ctx); cancel() })
 	responses := v.client.Watch(ctx, prefix, clientv3.WithPrefix(), clientv3.WithRev(revision), clientv3.WithFragment())
-	asking.Go(func() { trouble <- v.ask(ctx) })
 	for {
 		select {
 		case response, ok := <-responses:
-			if !ok {
-				return errClosed
-			}
-			if err := response.Err(); err != nil {
-				return err
+			if err := response.Err(); err != nil || !ok {
+				return cause(trouble, cmp.Or(err, errClosed))
 			}
 			if err := v.apply(&response); err != nil {
 				return err
@@ -141,6 +146,17 @@ func (v *View) watch(ctx context.Context, revision int64) error {
 		case err := <-trouble:
 			return err
 		}
+	}
+}
+
+// cause is the trouble that ended a watch, if there was any; it comes before the
+// end that it causes.
+func cause(trouble <-chan error, end error) error {
+	select {
+	case err := <-trouble:
+		return err
+	default:
+		return end
 	}
 }
 

@@ -12,15 +12,17 @@ import (
 
 	"github.com/postern-pop/postern/pkg/maildrop"
 	"github.com/postern-pop/postern/pkg/policy"
+	"github.com/postern-pop/postern/pkg/snapshot"
 )
 
 // View answers from memory what is known of regions, accounts and domains. It
 // is a policy.Rules, a prometheus.Collector, and safe for concurrent use. The
 // records that it hands out share slices: read them, don't change them.
 type View struct {
-	client *clientv3.Client
-	log    *slog.Logger
-	pace   pace
+	client  *clientv3.Client
+	log     *slog.Logger
+	pace    pace
+	sources []snapshot.Source
 
 	mu       sync.RWMutex
 	state    *state
@@ -31,7 +33,7 @@ type View struct {
 	restarts map[string]uint64
 	garbage  uint64 // unreadable values seen
 
-	loaded chan struct{} // closed after the first complete load
+	loaded chan struct{} // closed when something whole is known
 	stop   context.CancelFunc
 	done   chan struct{}
 }
@@ -43,36 +45,44 @@ type pace struct {
 	request  time.Duration // for one answer of etcd
 	retryMin time.Duration // wait before a load is tried again, doubled each time
 	retryMax time.Duration
+	patience time.Duration // at a start, for etcd, before others are asked
 }
 
 func usualPace() pace {
 	return pace{progress: 5 * time.Second, stall: 15 * time.Second, request: 10 * time.Second,
-		retryMin: 100 * time.Millisecond, retryMax: 3 * time.Second}
+		retryMin: 100 * time.Millisecond, retryMax: 3 * time.Second, patience: 2 * time.Second}
 }
 
-// Open loads the directory and then follows it until Close. It returns when the
-// first load is complete, or with an error of Kind Transient when ctx ends
-// before. The client stays the caller's, and must outlive the View.
-func Open(ctx context.Context, client *clientv3.Client, log *slog.Logger) (*View, error) {
-	return open(ctx, client, log, usualPace())
+// Open loads the directory and then follows it until Close. While etcd doesn't
+// answer the sources are asked, newest first. It returns when something whole is
+// known, or with an error of Kind Transient when ctx ends before. The client stays
+// the caller's, and must outlive the View.
+func Open(ctx context.Context, client *clientv3.Client, log *slog.Logger, sources ...snapshot.Source) (*View, error) {
+	return open(ctx, client, log, usualPace(), sources...)
 }
 
-func open(ctx context.Context, client *clientv3.Client, log *slog.Logger, p pace) (*View, error) {
+func open(ctx context.Context, client *clientv3.Client, log *slog.Logger, p pace, sources ...snapshot.Source) (*View, error) {
 	following, stop := context.WithCancel(context.WithoutCancel(ctx))
 	v := &View{
-		client: client, log: log, pace: p,
+		client: client, log: log, pace: p, sources: sources,
 		state: newState(), changed: make(chan struct{}), heard: time.Now(),
 		restarts: make(map[string]uint64),
 		loaded:   make(chan struct{}), stop: stop, done: make(chan struct{}),
 	}
 	go v.follow(following)
-	select {
-	case <-v.loaded:
-		return v, nil
-	case <-ctx.Done():
-		v.Close()
-		return nil, &maildrop.Error{Op: "directory.open", Kind: maildrop.Transient,
-			Text: "etcd does not answer", Err: context.Cause(ctx)}
+	ticker := time.NewTicker(p.patience)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-v.loaded:
+			return v, nil
+		case <-ticker.C:
+			v.recall(ctx)
+		case <-ctx.Done():
+			v.Close()
+			return nil, &maildrop.Error{Op: "directory.open", Kind: maildrop.Transient,
+				Text: "etcd does not answer, and nobody else knows the accounts", Err: context.Cause(ctx)}
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package directory
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -27,7 +28,7 @@ var silent = slog.New(slog.DiscardHandler)
 const soon = 30 * time.Second
 
 func quickPace() pace {
-	return pace{progress: 20 * time.Millisecond, stall: time.Second, request: time.Second,
+	return pace{patience: 50 * time.Millisecond, progress: 20 * time.Millisecond, stall: time.Second, request: time.Second,
 		retryMin: 10 * time.Millisecond, retryMax: 100 * time.Millisecond}
 }
 
@@ -422,5 +423,16 @@ func TestMetrics(t *testing.T) {
 	}
 	if age := time.Since(time.UnixMilli(int64(1000 * got["postern_route_view_synced_timestamp_seconds global"]))); age < -time.Second || age > soon {
 		t.Errorf("synced %v ago", age)
+	}
+}
+
+// TestWatchThatNeverBegins: etcd may end between a load and the watch after it.
+func TestWatchThatNeverBegins(t *testing.T) {
+	server := etcdtest.New(t)
+	v := openView(t, server.Client())
+	v.Close()
+	server.Stop()
+	if err := v.watch(t.Context(), 1); !errors.Is(err, errStalled) {
+		t.Fatalf("got %v", err)
 	}
 }

@@ -359,3 +359,14 @@ func TestRefusedArguments(t *testing.T) {
 		mustKind(t, err, maildrop.Invalid)
 	}
 }
+
+// TestWatchThatNeverBegins: etcd may end between a load and the watch after it.
+func TestWatchThatNeverBegins(t *testing.T) {
+	server := etcdtest.New(t)
+	w := watch(t, server.Client(), 4)
+	w.Close()
+	server.Stop()
+	if err := w.follow(t.Context(), 1); !errors.Is(err, errStalled) {
+		t.Fatalf("got %v", err)
+	}
+}

@@ -70,6 +70,10 @@
 //   - 2026-11-23: a claim holds its owner's address too. When an owner's lease
 //     ends because etcd was in trouble, its node key goes, while it keeps
 //     serving; fronts then still know where to ask.
+//   - 2026-11-25: a Watcher that etcd doesn't answer goes by the newest snapshot that
+//     it can get, its own or another process's. An owner that has changed since
+//     answers NotOwner, or nothing, and that is temporary. A node plans by no snapshot:
+//     it takes nothing that etcd doesn't confirm.
 //   - 2026-11-23: claims are taken by a method of Registration. The transaction
 //     compares the node key's lease with the registration's own, so a process
 //     that was replaced by its successor of the same name can take nothing.

@@ -13,6 +13,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/postern-pop/postern/pkg/maildrop"
+	"github.com/postern-pop/postern/pkg/snapshot"
 )
 
 // Watcher follows a region's nodes and claims. While etcd is away it keeps
@@ -20,10 +21,13 @@ import (
 type Watcher struct {
 	client *clientv3.Client
 	space  space
+	region string
 	shards int
 	log    *slog.Logger
 	stop   context.CancelFunc
 	done   chan struct{}
+
+	sources []snapshot.Source
 
 	mu      sync.Mutex
 	view    View
@@ -32,9 +36,10 @@ type Watcher struct {
 }
 
 // Watch loads a region of the given number of shards and follows it until
-// Close. ctx bounds the first load only, which is tried until then; its errors are Transient, and Invalid
-// for arguments that can't be right.
-func Watch(ctx context.Context, client *clientv3.Client, region string, shards int, log *slog.Logger) (*Watcher, error) {
+// Close. ctx bounds the first load only, which is tried until then; while etcd
+// doesn't answer the sources are asked, newest first. Errors are Transient, and
+// Invalid for arguments that can't be right.
+func Watch(ctx context.Context, client *clientv3.Client, region string, shards int, log *slog.Logger, sources ...snapshot.Source) (*Watcher, error) {
 	const op = "placement.watch"
 	space, err := spaceOf(op, region)
 	if err != nil {
@@ -45,7 +50,7 @@ func Watch(ctx context.Context, client *clientv3.Client, region string, shards i
 			Err: fmt.Errorf("%d shards: expected 1 to %d", shards, MaxShards)}
 	}
 	w := &Watcher{
-		client: client, space: space, shards: shards, log: log,
+		client: client, space: space, region: region, shards: shards, log: log, sources: sources,
 		done: make(chan struct{}), changed: make(chan struct{}),
 	}
 	if err := w.first(ctx); err != nil {
@@ -57,13 +62,13 @@ func Watch(ctx context.Context, client *clientv3.Client, region string, shards i
 	return w, nil
 }
 
-// first loads until it succeeds or ctx ends: a slow etcd is no reason for a
-// process not to start.
+// first loads until it succeeds, somebody else knows, or ctx ends: a slow etcd is
+// no reason for a process not to start.
 func (w *Watcher) first(ctx context.Context) error {
 	for wait := retryMin; ; wait = min(2*wait, retryMax) {
 		err := w.load(ctx)
-		if err == nil || ctx.Err() != nil {
-			return err
+		if err == nil || ctx.Err() != nil || w.recall(ctx) {
+			return ctx.Err()
 		}
 		w.log.Warn("placement: no answer from etcd yet, asking again", "error", err)
 		pause(ctx, wait)
@@ -116,7 +121,9 @@ func (w *Watcher) run(ctx context.Context) {
 			w.log.Warn("placement: no news from etcd, keeping the last view", "error", err, "age", w.Age())
 			pause(ctx, wait)
 			wait = min(2*wait, retryMax)
-			err = w.load(ctx)
+			if err = w.load(ctx); err != nil {
+				w.recall(ctx)
+			}
 		}
 	}
 }
@@ -150,13 +157,19 @@ var (
 // shows itself by silence.
 func (w *Watcher) follow(ctx context.Context, after int64) error {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	var opening sync.WaitGroup
+	defer opening.Wait()
 	defer cancel()
-	events := w.client.Watch(ctx, string(w.space), clientv3.WithPrefix(), clientv3.WithRev(after+1), clientv3.WithProgressNotify())
+	opened, events := make(chan clientv3.WatchChan, 1), clientv3.WatchChan(nil)
+	opening.Go(func() { // Watch itself doesn't return while etcd is away
+		opened <- w.client.Watch(ctx, string(w.space), clientv3.WithPrefix(), clientv3.WithRev(after+1), clientv3.WithProgressNotify())
+	})
 	ticker := time.NewTicker(progressInterval)
 	defer ticker.Stop()
 	heard := true
 	for {
 		select {
+		case events = <-opened:
 		case resp, ok := <-events:
 			if !ok {
 				return errEnded
@@ -207,6 +220,10 @@ func (w *Watcher) publish(view View) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.view, w.synced = view, time.Now()
+	w.broadcast()
+}
+
+func (w *Watcher) broadcast() {
 	close(w.changed)
 	w.changed = make(chan struct{})
 }
