@@ -141,6 +141,8 @@ func (l *demoLayout) process(r *demoRegion, role string, n int, port func() conf
 			TLS:    tls,
 			Gossip: config.Gossip{Bind: port(), KeyFile: config.Path(gossipKey(l.dir))},
 			HTTP:   config.HTTP{Listen: port()},
+
+			StateDir: config.Path(filepath.Join(l.dir, string(r.Name), name+".state")),
 		},
 		file: filepath.Join(l.dir, string(r.Name), name+".yaml"),
 		log:  filepath.Join(l.dir, "log", string(r.Name)+"-"+name+".log"),

@@ -11,7 +11,6 @@ import (
 	"github.com/postern-pop/postern/pkg/config"
 	"github.com/postern-pop/postern/pkg/directory"
 	"github.com/postern-pop/postern/pkg/maildrop"
-	"github.com/postern-pop/postern/pkg/placement"
 	"github.com/postern-pop/postern/pkg/pop3"
 	"github.com/postern-pop/postern/pkg/router"
 	"github.com/postern-pop/postern/pkg/rpc"
@@ -25,7 +24,7 @@ func front(ctx context.Context, p *run.Process, h *host, cfg *config.Process) er
 		return err
 	}
 	// Whoever starts a front with a region's file makes the region known.
-	if err := directory.NewStore(h.global).PublishRegion(ctx, published(cfg.Region)); err != nil {
+	if err := h.publish(ctx, p, me, published(cfg.Region)); err != nil {
 		return err
 	}
 	route, err := h.router(ctx, p, me, cfg)
@@ -79,11 +78,10 @@ func published(r config.Region) directory.Region {
 
 // router makes the way from an address to its maildrop, wherever that is.
 func (h *host) router(ctx context.Context, p *run.Process, me *party, cfg *config.Process) (*router.Router, error) {
-	owners, err := placement.Watch(ctx, h.regional, string(cfg.Region.Name), cfg.Region.Shards, me.log)
+	owners, err := h.openOwners(ctx, p, me, cfg)
 	if err != nil {
 		return nil, err
 	}
-	p.OnStop("owners", func(context.Context) error { owners.Close(); return nil })
 	return router.New(router.Config{
 		Region: string(cfg.Region.Name), Shards: cfg.Region.Shards,
 		Directory: h.view, Owners: owners,
@@ -99,7 +97,7 @@ func (h *host) gateway(ctx context.Context, p *run.Process, me *party, cfg *conf
 		return err
 	}
 	server := rpc.NewServer(rpc.ServerConfig{
-		TLS: with, Service: route.Local(), Allow: rpc.GatewayAllow(string(cfg.Region.Name)),
+		TLS: with, Service: route.Local(), Allow: rpc.GatewayAllow(string(cfg.Region.Name)), Snapshots: h.routes.tell,
 		Log: me.log, Registerer: me.metrics,
 	})
 	// An operator reaches every region's addresses and mailboxes by any gateway.

@@ -22,8 +22,10 @@ import (
 	"github.com/postern-pop/postern/pkg/config"
 	"github.com/postern-pop/postern/pkg/directory"
 	"github.com/postern-pop/postern/pkg/gossip"
+	"github.com/postern-pop/postern/pkg/placement"
 	"github.com/postern-pop/postern/pkg/rpc"
 	"github.com/postern-pop/postern/pkg/run"
+	"github.com/postern-pop/postern/pkg/snapshot"
 )
 
 // Times of the connection to etcd.
@@ -44,14 +46,16 @@ type host struct {
 	metrics  prometheus.Registerer
 	global   *clientv3.Client
 	regional *clientv3.Client
-	view     *directory.View
+	view     *directory.View    // from the first role on that joined: who has no etcd asks its neighbours
+	owners   *placement.Watcher // likewise
+	routes   routes
 
 	// metricsOf is where a role's metrics go: two roles of one process may have
 	// metrics of one name.
 	metricsOf func(role string) prometheus.Registerer
 }
 
-// openHost opens the health port, etcd and the directory, in this order.
+// openHost opens the health port and etcd, in this order.
 func openHost(ctx context.Context, p *run.Process, cfg *config.Process, log *slog.Logger) (*host, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
@@ -61,7 +65,7 @@ func openHost(ctx context.Context, p *run.Process, cfg *config.Process, log *slo
 	}
 	p.Health(listener, registry)
 
-	h := &host{log: log, metrics: registry}
+	h := &host{log: log, metrics: registry, routes: routes{dir: snapshot.Dir(cfg.StateDir), views: map[string]snapshot.View{}}}
 	h.metricsOf = func(string) prometheus.Registerer { return h.metrics }
 	if h.global, err = etcdClient(ctx, p, log, "global etcd", cfg.Etcd.Global); err != nil {
 		return nil, err
@@ -69,11 +73,7 @@ func openHost(ctx context.Context, p *run.Process, cfg *config.Process, log *slo
 	if h.regional, err = etcdClient(ctx, p, log, "regional etcd", cfg.Etcd.Regional); err != nil {
 		return nil, err
 	}
-	if h.view, err = directory.Open(ctx, h.global, log); err != nil {
-		return nil, err
-	}
-	p.OnStop("directory", func(context.Context) error { h.view.Close(); return nil })
-	return h, registry.Register(h.view)
+	return h, nil
 }
 
 func buildInfo() prometheus.Collector {
@@ -152,8 +152,8 @@ func identityOf(cfg *config.Process) rpc.Identity {
 	return rpc.Identity{Region: string(cfg.Region.Name), Role: cfg.Role, Name: string(cfg.Name)}
 }
 
-// joinAs makes a role a party of its region.
-func (h *host) joinAs(_ context.Context, p *run.Process, cfg *config.Process) (*party, error) {
+// joinAs makes a role a party of its region, and opens the directory.
+func (h *host) joinAs(ctx context.Context, p *run.Process, cfg *config.Process) (*party, error) {
 	me := &party{
 		identity: identityOf(cfg),
 		files:    tlsFiles(cfg.TLS, h.log),
@@ -175,7 +175,7 @@ func (h *host) joinAs(_ context.Context, p *run.Process, cfg *config.Process) (*
 	me.gossip, err = gossip.Join(gossip.Config{ //nolint:contextcheck // it lives until its stop, not until the start's context ends
 		Name: string(cfg.Name), Region: string(cfg.Region.Name), Role: cfg.Role,
 		Bind: string(cfg.Gossip.Bind), Advertise: string(cfg.Gossip.Advertise),
-		Key: key, Seeds: seeds, Log: me.log,
+		Key: key, Seeds: seeds, Meta: routesMetaOf(cfg), Log: me.log,
 	})
 	if err != nil {
 		return nil, err
@@ -188,7 +188,7 @@ func (h *host) joinAs(_ context.Context, p *run.Process, cfg *config.Process) (*
 		}
 		return nil
 	})
-	return me, nil
+	return me, h.openDirectory(ctx, p, me)
 }
 
 func tlsFiles(files config.TLS, log *slog.Logger) rpc.TLSFiles {

@@ -17,6 +17,9 @@ func mailbox(ctx context.Context, p *run.Process, h *host, cfg *config.Process) 
 	if err != nil {
 		return err
 	}
+	if _, err := h.openOwners(ctx, p, me, cfg); err != nil { // for neighbours that start without etcd
+		return err
+	}
 	store, closer, err := awaitStore(ctx, cfg.Region.Storage, me.log, me.metrics)
 	if err != nil {
 		return err
@@ -51,7 +54,7 @@ func mailbox(ctx context.Context, p *run.Process, h *host, cfg *config.Process) 
 		return err
 	}
 	server := rpc.NewServer(rpc.ServerConfig{
-		TLS: with, Service: shards, Allow: rpc.NodeAllow(string(cfg.Region.Name)),
+		TLS: with, Service: shards, Allow: rpc.NodeAllow(string(cfg.Region.Name)), Snapshots: h.routes.tell,
 		Log: me.log, Registerer: me.metrics,
 	})
 	if err := serve(ctx, p, "grpc", string(cfg.Mailbox.GRPC.Listen), server.Serve, stopper(server.Stop)); err != nil {

@@ -101,6 +101,8 @@ func (c *standaloneCmd) roles(region config.Region) (mailboxes, intakes, fronts 
 			Etcd:   config.Etcds{Global: etcd, Regional: etcd},
 			Gossip: config.Gossip{Bind: gossip, KeyFile: config.Path(gossipKey(c.Data)), Seeds: []config.HostPort{c.internal(2)}},
 			HTTP:   config.HTTP{Listen: config.HostPort(c.HTTP)},
+
+			StateDir: config.Path(filepath.Join(c.Data, string(region.Name), "state")),
 		}
 	}
 	cert, key := c.certificate(region)

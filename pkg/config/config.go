@@ -123,6 +123,9 @@ type Process struct {
 	TLS    TLS    `yaml:"tls" want:"ca, cert and key of the process's identity"`
 	Gossip Gossip `yaml:"gossip" want:"bind, key_file and seeds"`
 	HTTP   HTTP   `yaml:"http" want:"listen"`
+	// StateDir is where the process keeps what it knows of accounts and owners, for a
+	// start while etcd is away; empty: its neighbours alone know it then.
+	StateDir Path `yaml:"state_dir,omitempty" want:"the path of a directory of this process's own"`
 
 	Front   *Front   `yaml:"front,omitempty" want:"certificates, pop3s and gateway"`
 	Intake  *Intake  `yaml:"intake,omitempty" want:"lmtp and spool"`

@@ -21,6 +21,7 @@ const (
 	errandImport                 // of mail that another server kept, with its UIDs and times
 	errandAddress                // on address records and who logs in with them
 	errandAdmin                  // of an operator
+	errandRoutes                 // of a process that starts without etcd
 )
 
 func errandOf(method string) errand {
@@ -39,6 +40,8 @@ func errandOf(method string) errand {
 		posternv1.Maildrop_RemoveAddress_FullMethodName, posternv1.Maildrop_ListAddresses_FullMethodName,
 		posternv1.Maildrop_Explain_FullMethodName, posternv1.Maildrop_Unlock_FullMethodName:
 		return errandAddress
+	case posternv1.Routes_Snapshot_FullMethodName:
+		return errandRoutes
 	}
 	if strings.HasPrefix(method, adminPrefix) {
 		return errandAdmin
@@ -48,15 +51,15 @@ func errandOf(method string) errand {
 
 // NodeAllow says who may call a mailbox node: fronts of its region for sessions,
 // address records and the deliveries and imports that they relay as a gateway;
-// intakes of its region for deliveries; operators for the Admin service. Nobody
-// else, and nothing else.
+// intakes of its region for deliveries; processes of its region for routes; operators
+// for the Admin service. Nobody else, and nothing else.
 func NodeAllow(region string) func(Identity, string) error {
 	return func(id Identity, method string) error {
 		switch e := errandOf(method); {
 		case e == errandAdmin && id.Role == RoleOperator:
 			return nil
 		case id.Region != region: // below: the node's own region only
-		case id.Role == RoleFront && e != errandUnknown && e != errandAdmin:
+		case id.Role == RoleFront && e != errandUnknown && e != errandAdmin, ofProcess(id) && e == errandRoutes:
 			return nil
 		case id.Role == RoleIntake && (e == errandAccept || e == errandDelivery):
 			return nil
@@ -67,8 +70,8 @@ func NodeAllow(region string) func(Identity, string) error {
 
 // GatewayAllow says who may call a region's gateway: fronts of any region for
 // sessions, address records and the imports of their operators; intakes of any
-// region for deliveries; operators for the Admin service. Nobody else, and
-// nothing else.
+// region for deliveries; processes of its own region for routes; operators for the
+// Admin service. Nobody else, and nothing else.
 func GatewayAllow(region string) func(Identity, string) error {
 	return func(id Identity, method string) error {
 		switch e := errandOf(method); {
@@ -78,7 +81,13 @@ func GatewayAllow(region string) func(Identity, string) error {
 			return nil
 		case id.Role == RoleIntake && (e == errandAccept || e == errandDelivery):
 			return nil
+		case ofProcess(id) && id.Region == region && e == errandRoutes:
+			return nil
 		}
 		return fmt.Errorf("%s may not call %s at the gateway of %s", id, method, region)
 	}
+}
+
+func ofProcess(id Identity) bool {
+	return id.Role == RoleFront || id.Role == RoleIntake || id.Role == RoleMailbox
 }

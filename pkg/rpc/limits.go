@@ -19,6 +19,7 @@ const (
 	maxCause      = 512       // octets of a cause on its way to the caller's log
 	maxText       = 512       // octets of words for the user
 	maxFinding    = 8 << 10   // octets of one finding's words: an account may have many networks
+	maxSnapshot   = 256 << 20 // octets of what is known of a view of etcd, compressed
 	maxBuffered   = 1 << 20   // a body up to this is read whole before it is delivered
 	maxAllBuffers = 256 << 20 // octets of such bodies at once in one server; beyond: Busy
 

@@ -25,6 +25,7 @@ type ServerConfig struct {
 	// Allow says whether a peer may call a method, given by its full name; an
 	// error refuses. nil refuses everything. See NodeAllow and GatewayAllow.
 	Allow      func(peer Identity, method string) error
+	Snapshots  Snapshots             // for processes that start without etcd; nil: none
 	Log        *slog.Logger          // nil: silence
 	Registerer prometheus.Registerer // nil: no metrics
 }
@@ -64,6 +65,9 @@ func NewServer(config ServerConfig) *Server {
 		grpc.WaitForHandlers(true),
 	)
 	posternv1.RegisterMaildropServer(s.grpc, &maildropServer{service: config.Service, room: &room{limit: maxAllBuffers}, chunks: &chunks{}})
+	if config.Snapshots != nil {
+		posternv1.RegisterRoutesServer(s.grpc, &routesServer{snapshots: config.Snapshots})
+	}
 	return s
 }
 

@@ -19,18 +19,19 @@ func TestAllow(t *testing.T) {
 		delivery = posternv1.Maildrop_Deliver_FullMethodName
 		imported = posternv1.Maildrop_Import_FullMethodName
 		address  = posternv1.Maildrop_PutAddress_FullMethodName
+		routes   = posternv1.Routes_Snapshot_FullMethodName
 		admin    = "/postern.v1.Admin/CreateAccount"
 		other    = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 	)
 	for _, c := range []struct {
 		region, role  string
-		node, gateway string // s, q, d, i, a, A: what is allowed
+		node, gateway string // s, q, d, i, a, r, A: what is allowed
 	}{
-		{"eu", rpc.RoleFront, "sqdia", "sqia"},
+		{"eu", rpc.RoleFront, "sqdiar", "sqiar"},
 		{"us", rpc.RoleFront, "", "sqia"},
-		{"eu", rpc.RoleIntake, "qd", "qd"},
+		{"eu", rpc.RoleIntake, "qdr", "qdr"},
 		{"us", rpc.RoleIntake, "", "qd"},
-		{"eu", rpc.RoleMailbox, "", ""},
+		{"eu", rpc.RoleMailbox, "r", "r"},
 		{"us", rpc.RoleMailbox, "", ""},
 		{"eu", rpc.RoleOperator, "A", "A"},
 		{"us", rpc.RoleOperator, "A", "A"},
@@ -38,7 +39,7 @@ func TestAllow(t *testing.T) {
 	} {
 		id := rpc.Identity{Region: c.region, Role: c.role, Name: "x"}
 		for server, allow := range map[string]func(rpc.Identity, string) error{c.node + "|node": rpc.NodeAllow("eu"), c.gateway + "|gateway": rpc.GatewayAllow("eu")} {
-			for method, letter := range map[string]byte{session: 's', accept: 'q', delivery: 'd', imported: 'i', address: 'a', admin: 'A', other: '?'} {
+			for method, letter := range map[string]byte{session: 's', accept: 'q', delivery: 'd', imported: 'i', address: 'a', routes: 'r', admin: 'A', other: '?'} {
 				want := false
 				for i := 0; server[i] != '|'; i++ {
 					want = want || server[i] == letter
