@@ -46,3 +46,14 @@ func TestFrontRules(t *testing.T) {
 		})
 	}
 }
+
+// TestShippedFront: what people copy from is right.
+func TestShippedFront(t *testing.T) {
+	process, err := Load("../../examples/front.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if process.Region.Hostname != "eu-pop.postern.example" || len(process.Front.Certificates) != 3 || process.Front.POP3SProxy == nil {
+		t.Errorf("read %+v", process.Front)
+	}
+}

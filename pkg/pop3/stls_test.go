@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"pgregory.net/rapid"
 )
 
 // TestSTLSInjection is STLS-04 (RFC 2595 section 4: a client sends nothing behind STLS
@@ -213,4 +214,41 @@ func TestSlowHandshake(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestCleartextAsksNothing: whatever is said before TLS, in whatever order, the back end
+// isn't asked, nobody is let in, and nothing of it counts after TLS.
+func TestCleartextAsksNothing(t *testing.T) {
+	words := []string{
+		"USER alice@example.com", "PASS secret", "AUTH PLAIN", "AUTH PLAIN AGFsaWNlQGV4YW1wbGUuY29tAHNlY3JldA==", "AUTH SCRAM-SHA-256",
+		"AGFsaWNlQGV4YW1wbGUuY29tAHNlY3JldA==", "*", "CAPA", "capa ", "LANG de", "UTF8", "STAT", "LIST", "RETR 1", "DELE 1", "NOOP", "RSET",
+		"STLS x", "FOO", "", "STLS\x00", strings.Repeat("x", 300),
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		b := newBox("five")
+		d := newDriver(b)
+		d.session = d.session.protocol.Cleartext("ABC")
+		for _, word := range rapid.SliceOfN(rapid.OneOf(rapid.SampledFrom(words), rapid.StringN(0, 300, 300)), 0, 50).Draw(t, "lines") {
+			d.sent.Reset()
+			if strings.EqualFold(strings.TrimRight(word, " "), "STLS") || strings.EqualFold(strings.TrimRight(word, " "), "QUIT") {
+				continue
+			}
+			d.line([]byte(word))
+			if got := d.sent.String(); !strings.HasPrefix(got, "-ERR ") && got != "" && !strings.HasSuffix(got, "\r\nSTLS\r\nRESP-CODES\r\n.\r\n") {
+				t.Fatalf("%q: %q", word, got)
+			}
+			if d.end != "" {
+				return
+			}
+		}
+		if len(b.calls) > 0 || d.session.State() != Cleartext {
+			t.Fatalf("asked %v, state %v", b.calls, d.session.State())
+		}
+		d.sent.Reset()
+		d.line([]byte("STLS"))
+		d.line([]byte("PASS secret"))
+		if got := d.sent.String(); got != "+OK begin TLS\r\n-ERR send USER first\r\n" || len(b.calls) > 0 {
+			t.Fatalf("a name from before TLS counts: %q", got)
+		}
+	})
 }
