@@ -57,7 +57,7 @@
 //   - 2026-11-25: SCRAM takes two calls, Challenge and an Open with the Proof. A front
 //     never has what a user could be impersonated with: the mailbox's owner makes the
 //     nonce, under the secret that session tokens are made with, and verifies the client's
-//     words against its own. A nonce isn't used up by its Proof: an Open whose answer was
+//     words together with its own. A nonce isn't used up by its Proof: an Open whose answer was
 //     lost is repeated, perhaps at another owner. For two minutes whoever has seen a
 //     Proof can repeat that login, as one who has seen a session's token can for hours.
 //     Refused: the keys for the front, which then could verify anybody, and offer itself

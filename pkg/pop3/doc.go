@@ -47,8 +47,9 @@
 //
 // # Decisions
 //
-//   - 2026-11-25: by SCRAM a front learns nothing that it could log in with again: it
-//     carries the client's words to the mailbox's owner. The drop is open before the
+//   - 2026-11-25: by SCRAM a front learns nothing that it could log in with later: it
+//     carries the client's words to the mailbox's owner, whose nonce counts for two minutes.
+//     The drop is open before the
 //     client has seen the owner's signature, since one call verifies and opens; a client that
 //     then cancels has it closed. Refused: a third call.
 //   - 2026-11-25: SCRAM fails with -ERR alone, which RFC 5802 section 5.1 allows, with the
@@ -56,7 +57,7 @@
 //     would wait for us. A malformed message, another nonce or another channel is no guess:
 //     nobody is asked for it.
 //   - 2026-11-25: SCRAM-SHA-256-PLUS is offered by configuration alone: mutt on Debian 12
-//     takes it where it is, finds no binding for TLS 1.3, and can't log in.
+//     takes it where it is, has no binding to give, and tries nothing else.
 //   - 2026-11-25: LOGIN takes the name as an initial response too, though its draft has the
 //     server speak first: Outlook sends it so.
 //   - 2026-11-25: OAUTHBEARER and XOAUTH2 are not in the table before there is somebody to

@@ -34,8 +34,8 @@ func knownMechanisms() []mechanism {
 	}
 }
 
-// DefaultMechanisms are all but SCRAM-SHA-256-PLUS: where that is offered, mutt with GNU
-// SASL 2.2 or older can't log in over TLS 1.3.
+// DefaultMechanisms are all but SCRAM-SHA-256-PLUS: where that is offered, mutt 2.2 with
+// GNU SASL 2.2 can't log in.
 func DefaultMechanisms() []string { return []string{"PLAIN", "LOGIN", scram.Name} }
 
 // CheckMechanisms reports a mechanism that isn't known, or is named twice.
