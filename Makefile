@@ -29,8 +29,8 @@ race: $(TOOLS)/versitygw ## the same with the race detector, long races against 
 
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint ## formatting, vet, golangci-lint, generated code and go.mod up to date
-	@test -z "$$(gofmt -l cmd pkg proto regions)" || { echo "not formatted:"; gofmt -l cmd pkg proto regions; exit 1; }
-	$(GO) vet ./...
+	@test -z "$$(gofmt -l cmd pkg proto regions .ci)" || { echo "not formatted:"; gofmt -l cmd pkg proto regions .ci; exit 1; }
+	$(GO) vet ./... ./.ci/client/...
 	$(TOOLS)/golangci-lint run ./...
 	$(GO) mod tidy -diff
 	$(GO) mod verify
@@ -67,8 +67,12 @@ bench: $(TOOLS)/versitygw ## CPU and memory per session, poll, download and deli
 	$(GO) test ./pkg/shard -run '^$$' -bench 'RandomReads' -benchtime 10000x
 
 .PHONY: clients
-clients: build ## real mail clients against the demo (needs curl fetchmail mpop python3 swaks)
+clients: build .ci/client/node/node_modules ## nine real mail clients against the demo (it says which programs it needs)
 	.ci/clients
+
+.ci/client/node/node_modules: .ci/client/node/package-lock.json
+	cd $(@D) && npm ci --no-audit --no-fund --ignore-scripts
+	@touch $@
 
 .PHONY: clean
 clean: ## remove what was built and the demo's data

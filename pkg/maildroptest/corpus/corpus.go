@@ -54,6 +54,8 @@ func dots() []Message {
 	return []Message{
 		plain("simple", "a plain message", head+"Hello.\r\n"),
 		plain("dots", "lines that start with dots", head+".\r\n..\r\n...\r\n.a\r\na.\r\n"),
+		plain("dotfirst", "a single dot is all", ".\r\n"),
+		plain("dothdr", "a dot as the very first octet", ".Subject: x\r\n"+head+"x\r\n"),
 		plain("dotend", "the last line is a single dot", head+"x\r\n.\r\n"),
 		plain("dotflood", "100,000 lines of one dot: every phase of every buffer", head+strings.Repeat(".\r\n", 100_000)),
 		plain("dotbound", "dots on and around the ends of buffers", head+repeat(200, func(i int) string {
@@ -124,6 +126,10 @@ func lengths() (all []Message) {
 		}
 		all = append(all, plain("line"+name, fmt.Sprintf("a line of %d octets", n), head+strings.Repeat("x", n)+"\r\n"))
 	}
+	for _, n := range []int{2 << 10, 4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10, 1 << 20} {
+		lines := strings.Repeat(strings.Repeat("x", 62)+"\r\n", n/64)
+		all = append(all, plain(fmt.Sprint("size", n>>10, "k"), fmt.Sprintf("%d octets, the size of a buffer, in all", n), head+lines[:n-len(head)-2]+"\r\n"))
+	}
 	return append(all,
 		plain("longhdr", "a header line of 100 kB", "Subject: "+strings.Repeat("x", 100_000)+"\r\n\r\nx\r\n"),
 		plain("folded", "a header field of 2,000 lines", "Subject: x"+strings.Repeat("\r\n folded", 2000)+"\r\n\r\nx\r\n"),
@@ -136,6 +142,7 @@ func headers() []Message {
 	const mark = "X-UIDL: chosen-by-the-sender\r\n"
 	return []Message{
 		plain("trailing", "white space and empty lines at the end", head+"x  \t\r\n \r\n\t\r\n\r\n\r\n"),
+		plain("emptylines", "10,000 empty lines", head+strings.Repeat("\r\n", 10_000)),
 		plain("looks", "a body like replies and commands", head+"+OK\r\n-ERR\r\nQUIT\r\nMAIL FROM:<>\r\n250 OK\r\n"),
 		plain("pretrace", "trace header fields already there", "Return-Path: <other@example.test>\r\nDelivered-To: other\r\nReceived: from x by y; now\r\n"+head+"x\r\n"),
 		plain("mboxhdrs", "header fields in which mailboxes keep notes of their own", "Status: RO\r\nX-Status: A\r\nX-UIDL: 1\r\nContent-Length: 2\r\nX-IMAP: 1\r\n"+head+"long body\r\n"),
