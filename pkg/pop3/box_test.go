@@ -41,6 +41,12 @@ func newBox(name string) *box {
 		b.wire = []string{""}
 	case "odd": // a password with everything in it
 		b.password, b.class = `a  "b" \ 'c' % =`+"\u00e9 ", maildrop.ClassContinuity
+	case "spaced":
+		b.address = "alice smith@example.com"
+	case "umlaut":
+		b.address = "zo\u00eb@xn--bcher-kva.example"
+	case "long": // a password of the length that fits into a command
+		b.password = strings.Repeat("0123456789", 24)
 	}
 	for i := range b.wire {
 		b.uids = append(b.uids, maildrop.UID(fmt.Sprintf("u%04d", i+1)))
