@@ -21,7 +21,8 @@ func stuffed(content string) string {
 	return strings.ReplaceAll("\r\n"+content, "\r\n.", "\r\n..")[2:]
 }
 
-// traced is the header that deliveries of these tests carry.
+// traced is the header that deliveries of these tests carry, on top and once
+// (LMTP-07, RFC 5321 section 4.4).
 var traced = regexp.MustCompile(`\AReturn-Path: <s@example\.test>\r\nDelivered-To: a@example\.test\r\n` +
 	`Received: from client\.test \(\[127\.0\.0\.1\]\)\r\n\tby lmtp\.test with LMTP id [0-9a-v]{16}-[0-9]+\r\n` +
 	`\tfor <a@example\.test>; [A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} [+-][0-9]{4}\r\n`)
@@ -209,7 +210,8 @@ func TestUnknownOutcome(t *testing.T) {
 	}
 }
 
-// TestTraceHeader checks what the other tests' senders and clients don't show.
+// TestTraceHeader checks what the other tests' senders and clients don't show,
+// the empty sender among it (LMTP-06, RFC 5321 section 4.5.5).
 func TestTraceHeader(t *testing.T) {
 	base := trace{sender: "s@example.test", to: "a@example.test", client: "[IPv6:::1]", remote: addrPort("[2001:db8::1]:1").Addr(), hostname: "h", id: "i"}
 	for want, change := range map[string]func(*trace){

@@ -272,7 +272,7 @@ func TestManyStrangers(t *testing.T) {
 	})
 }
 
-// TestCut: no message appears that was cut before its end, wherever.
+// TestCut is LMTP-09: no message appears that was cut before its end, wherever.
 func TestCut(t *testing.T) {
 	room := &mailroom{}
 	s, address := start(t, Config{Deliverer: room})

@@ -76,45 +76,58 @@ func TestScriptsPipelined(t *testing.T) {
 		if !s.pure() {
 			continue
 		}
-		var said, want []string
-		for _, step := range s.steps {
-			switch step.verb {
-			case "C":
-				said = append(said, step.text+"\r\n")
-			case "S":
-				want = append(want, step.text)
-			}
-		}
+		said, want := s.talk()
 		for _, size := range []int{1 << 20, 7, 1} {
 			t.Run(s.name, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					b := newBox(s.drop)
-					server := testServer(t, b, nil)
-					c := s.connect(t, server)
-					go func() {
-						for text := []byte(strings.Join(said, "")); len(text) > 0; {
-							n := min(size, len(text))
-							if _, err := c.top().Write(text[:n]); err != nil {
-								return // the server has closed
-							}
-							text = text[n:]
-						}
-					}()
-					c.expect(want...)
-					if rest, _ := io.ReadAll(c.lines); len(rest) > 0 {
-						t.Errorf("the server said too much: %q", rest)
-					}
-					c.raw.Close()
-					stop(t, server)
-					for _, step := range s.steps {
-						if step.verb == "removed" && step == s.steps[len(s.steps)-1] {
-							b.check(t, step)
-						}
-					}
-				})
+				var pieces []string
+				for piece := range slices.Chunk([]byte(said), size) {
+					pieces = append(pieces, string(piece))
+				}
+				s.runPieces(t, pieces, want)
 			})
 		}
 	}
+}
+
+// talk is all that the client says and the lines that the server does.
+func (s script) talk() (said string, want []string) {
+	for _, step := range s.steps {
+		switch step.verb {
+		case "C":
+			said += step.text + "\r\n"
+		case "S":
+			want = append(want, step.text)
+		}
+	}
+	return said, want
+}
+
+// runPieces sends a conversation in pieces, whatever is answered.
+func (s script) runPieces(t *testing.T, pieces, want []string) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBox(s.drop)
+		server := testServer(t, b, nil)
+		c := s.connect(t, server)
+		go func() {
+			for _, piece := range pieces {
+				if _, err := io.WriteString(c.top(), piece); err != nil {
+					return // the server has closed
+				}
+			}
+		}()
+		c.expect(want...)
+		if rest, _ := io.ReadAll(c.lines); len(rest) > 0 {
+			t.Errorf("the server said too much: %q", rest)
+		}
+		c.raw.Close()
+		stop(t, server)
+		for _, step := range s.steps {
+			if step.verb == "removed" && step == s.steps[len(s.steps)-1] {
+				b.check(t, step)
+			}
+		}
+	})
 }
 
 // TestIdle is LIM-05 to LIM-07: ten minutes of silence, by any measure; then closed

@@ -178,3 +178,73 @@ func FuzzLine(f *testing.F) {
 		}
 	})
 }
+
+// piecewise is a source that gives one piece at a time. With its last octets comes
+// the end, or after them.
+type piecewise struct {
+	pieces []string
+	early  bool
+}
+
+func (p *piecewise) Read(b []byte) (int, error) {
+	if len(p.pieces) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(b, p.pieces[0])
+	if p.pieces[0] = p.pieces[0][n:]; p.pieces[0] == "" {
+		p.pieces = p.pieces[1:]
+	}
+	if p.early && len(p.pieces) == 0 {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// TestReaderAnyPieces: commands and contents in turn on one Reader, as sessions
+// have them, are the same for any pieces, any buffer and any limit.
+func TestReaderAnyPieces(t *testing.T) {
+	part := rapid.OneOf(content(), rapid.Map(content(), func(s string) string { return "\nDATA\r\n" + s + "\r\n.\r\n" }))
+	rapid.Check(t, func(t *rapid.T) {
+		in := strings.Join(rapid.SliceOfN(part, 0, 5).Draw(t, "session"), "")
+		src := &piecewise{early: rapid.Bool().Draw(t, "the end comes with the last octets")}
+		for rest := in; rest != ""; {
+			n := min(len(rest), rapid.IntRange(1, 12).Draw(t, "piece"))
+			src.pieces, rest = append(src.pieces, rest[:n]), rest[n:]
+		}
+		limit := rapid.IntRange(1, 12).Draw(t, "limit")
+		r := NewReader(src, rapid.IntRange(1, 24).Draw(t, "buffer"))
+		for {
+			line, err := r.Line(limit)
+			want, rest, found := strings.Cut(in, "\n")
+			switch {
+			case !found:
+				if end := map[bool]error{true: io.EOF, false: io.ErrUnexpectedEOF}[in == ""]; !errors.Is(err, end) {
+					t.Fatalf("%v behind %q, want %v", err, in, end)
+				}
+				return
+			case len(want) >= limit:
+				if !errors.Is(err, ErrLineTooLong) {
+					t.Fatalf("%q, %v for %q", line, err, want)
+				}
+			case err != nil || string(line) != strings.TrimSuffix(want, "\r"):
+				t.Fatalf("%q, %v for %q", line, err, want)
+			}
+			in = rest
+			if err != nil || string(line) != "DATA" {
+				continue
+			}
+			plain := reference(in)
+			var content strings.Builder
+			d := r.Data()
+			_, err = d.WriteTo(&content)
+			got := outcome{wire: content.String(), size: d.Size(), sum: d.Sum(), rest: plain.rest, err: err}
+			if err := same(got, plain); err != nil {
+				t.Fatalf("%q: %v", in, err)
+			}
+			if plain.err != nil {
+				return
+			}
+			in = plain.rest
+		}
+	})
+}
