@@ -22,6 +22,7 @@ var proofs = []test{
 	{"a proof at another owner", proofAfterTakeOver},
 	{"a password that changes between challenge and proof", passwordChangesBetween},
 	{"the policy is told to the right proof only", policyIsNotToldToWrongProofs},
+	{"proofs in a domain that changes hands", proofsOfFormerOwner},
 	{"an alias logs in by proof", aliasProof},
 	{"proofs that make no sense", senselessProofs},
 	{"keys go with their hash", keysGoWithTheirHash},
@@ -236,6 +237,23 @@ func policyIsNotToldToWrongProofs(s *scene) {
 	}
 	_, err := s.Service.Open(s.Context(), s.prove(anna, Password).login)
 	s.denied(err, maildrop.ReasonBlocked)
+}
+
+// proofsOfFormerOwner: right ones are wrong, however old their nonce is.
+func proofsOfFormerOwner(s *scene) {
+	d := s.prove(s.prover("anna"), Password)
+	heir := policy.Account{Name: s.account.Name + "-heir", Region: s.account.Region}
+	s.rules.PutAccount(heir)
+	s.rules.PutDomain(policy.Domain{Name: s.domain, Account: heir.Name, Kind: policy.DomainLocal})
+	_, err := s.Service.Open(s.Context(), d.login)
+	s.denied(err, maildrop.ReasonCredentials)
+	d = s.begin(d.login.Address, Password)
+	c := d.challenge()
+	c.Nonce = strings.Repeat("A", len(c.Nonce))
+	d.answer(c)
+	d.fails(maildrop.Denied)
+	s.kind(policy.DomainLocal)
+	s.prove(d.login.Address, Password).opens()
 }
 
 func aliasProof(s *scene) {
