@@ -172,18 +172,36 @@ func (c *contextConfig) transport() (*tls.Config, error) {
 
 // reachable is the first server that we can connect to, in their order.
 func (c *contextConfig) reachable(ctx context.Context, transport *tls.Config) (string, error) {
+	return c.gatewayOf(ctx, transport, "")
+}
+
+// gatewayOf is the first server of a region that we can connect to; of any region,
+// without one.
+func (c *contextConfig) gatewayOf(ctx context.Context, transport *tls.Config, region string) (string, error) {
 	var failed []string
 	for _, server := range c.Servers {
-		limited, cancel := context.WithTimeout(ctx, dialTimeout)
-		conn, err := (&tls.Dialer{Config: transport}).DialContext(limited, "tcp", server)
-		cancel()
-		if err == nil {
-			conn.Close()
+		id, err := identityAt(ctx, transport, server)
+		switch {
+		case err == nil && (region == "" || id.Region == region):
 			return server, nil
+		case err == nil:
+			err = fmt.Errorf("it is a gateway of region %s", id.Region)
 		}
 		failed = append(failed, fmt.Sprintf("%s: %v", server, err))
 	}
-	return "", errors.New("no server can be reached, nothing was asked:\n  " + strings.Join(failed, "\n  "))
+	return "", errors.New("no server that would do can be reached, nothing was asked:\n  " + strings.Join(failed, "\n  "))
+}
+
+// identityAt is whom we reach at an address.
+func identityAt(ctx context.Context, transport *tls.Config, server string) (rpc.Identity, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := (&tls.Dialer{Config: transport}).DialContext(ctx, "tcp", server)
+	if err != nil {
+		return rpc.Identity{}, err
+	}
+	defer conn.Close()
+	return rpc.ParseIdentity(conn.(*tls.Conn).ConnectionState().PeerCertificates[0])
 }
 
 // inWords makes an error say what happened and what to do.

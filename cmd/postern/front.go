@@ -11,10 +11,12 @@ import (
 	"github.com/postern-pop/postern/pkg/config"
 	"github.com/postern-pop/postern/pkg/directory"
 	"github.com/postern-pop/postern/pkg/maildrop"
+	"github.com/postern-pop/postern/pkg/placement"
 	"github.com/postern-pop/postern/pkg/pop3"
 	"github.com/postern-pop/postern/pkg/router"
 	"github.com/postern-pop/postern/pkg/rpc"
 	"github.com/postern-pop/postern/pkg/run"
+	posternv1 "github.com/postern-pop/postern/proto/postern/v1"
 )
 
 // front wires a front: the router of its region, the gateway on it, and POP3S.
@@ -101,9 +103,18 @@ func (h *host) gateway(ctx context.Context, p *run.Process, me *party, cfg *conf
 		Log: me.log, Registerer: me.metrics,
 	})
 	// An operator reaches every region's addresses and mailboxes by any gateway.
-	admin.New(admin.Config{
+	operators := admin.New(admin.Config{
 		Store: directory.NewStore(h.global), Registrar: route, Deliverer: route, Helpdesk: route, Places: h.view,
 		Reply: pop3.LoginReply, Log: me.log,
+	})
+	operators.Register(server.GRPC())
+	region := string(cfg.Region.Name)
+	orders, err := placement.NewOrders(h.regional, region, cfg.Region.Shards)
+	if err != nil {
+		return err
+	}
+	admin.NewRegion(operators, region, orders, func(ctx context.Context, address string) ([]*posternv1.ShardInfo, error) {
+		return me.pool.Client(address).Holdings(ctx)
 	}).Register(server.GRPC())
 	return serve(ctx, p, "gateway", string(cfg.Front.Gateway.Listen), server.Serve, stopper(server.Stop))
 }

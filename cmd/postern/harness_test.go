@@ -288,9 +288,15 @@ func (r *running) reread() {
 // postern runs one of the operator's commands.
 func (r *running) postern(args ...string) string {
 	r.t.Helper()
-	out, err := exec.Command(binary, append(args, "--context", r.report.Context)...).CombinedOutput()
+	out, err := r.tryPostern(args...)
 	if err != nil {
 		r.t.Fatalf("postern %v: %v\n%s", args, err, out)
 	}
-	return string(out)
+	return out
+}
+
+// tryPostern is postern for one that may fail.
+func (r *running) tryPostern(args ...string) (string, error) {
+	out, err := exec.Command(binary, append(args, "--context", r.report.Context)...).CombinedOutput()
+	return string(out), err
 }

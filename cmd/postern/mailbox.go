@@ -8,6 +8,7 @@ import (
 	"github.com/postern-pop/postern/pkg/node"
 	"github.com/postern-pop/postern/pkg/rpc"
 	"github.com/postern-pop/postern/pkg/run"
+	posternv1 "github.com/postern-pop/postern/proto/postern/v1"
 )
 
 // mailbox wires a mailbox node: the store, the shards on it, and gRPC. The node
@@ -55,11 +56,23 @@ func mailbox(ctx context.Context, p *run.Process, h *host, cfg *config.Process) 
 	}
 	server := rpc.NewServer(rpc.ServerConfig{
 		TLS: with, Service: shards, Allow: rpc.NodeAllow(string(cfg.Region.Name)), Snapshots: h.routes.tell,
-		Log: me.log, Registerer: me.metrics,
+		Holdings: func() []*posternv1.ShardInfo { return holdingsToWire(shards.Census()) },
+		Log:      me.log, Registerer: me.metrics,
 	})
 	if err := serve(ctx, p, "grpc", string(cfg.Mailbox.GRPC.Listen), server.Serve, stopper(server.Stop)); err != nil {
 		return err
 	}
 	p.Go(ctx, "node", shards.Run)
 	return nil
+}
+
+func holdingsToWire(all []node.Holding) []*posternv1.ShardInfo {
+	infos := make([]*posternv1.ShardInfo, len(all))
+	for i, h := range all {
+		infos[i] = &posternv1.ShardInfo{
+			Shard: uint32(h.Shard), Epoch: h.Epoch, Serving: true, SinceMilli: h.Since.UnixMilli(), Heat: h.Heat,
+			Addresses: uint64(h.Addresses), Messages: uint64(h.Messages), Octets: h.Octets,
+		}
+	}
+	return infos
 }

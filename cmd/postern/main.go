@@ -43,6 +43,8 @@ type cli struct {
 	Address    addressCmd    `cmd:"" group:"Operators" help:"Who may log in."`
 	Continuity continuityCmd `cmd:"" group:"Operators" help:"Continuity events: start, schedule, extend, end, status."`
 	Override   overrideCmd   `cmd:"" group:"Operators" help:"The POP Services Override."`
+	Node       nodeCmd       `cmd:"" group:"Operators" help:"A region's mailbox nodes."`
+	Shard      shardCmd      `cmd:"" group:"Operators" help:"A region's shards."`
 	Explain    explainCmd    `cmd:"" group:"Operators" help:"Why a user can or cannot log in, and what the code of a refusal means."`
 	Import     importCmd     `cmd:"" group:"Operators" help:"Move a maildrop in from another server: a Maildir or an mbox."`
 

@@ -40,7 +40,7 @@ var rooms = map[string]string{
 	"pkg/node":          "pkg/blob pkg/shard pkg/placement pkg/gossip pkg/directory pkg/auth pkg/policy",
 	"pkg/rpc":           "proto/postern/v1",
 	"pkg/router":        "pkg/directory pkg/placement pkg/gossip pkg/rpc pkg/policy",
-	"pkg/admin":         "pkg/directory pkg/router pkg/policy pkg/auth pkg/scram pkg/rpc proto/postern/v1",
+	"pkg/admin":         "pkg/directory pkg/placement pkg/router pkg/policy pkg/auth pkg/scram pkg/rpc proto/postern/v1",
 	"pkg/config":        "pkg/blob regions",
 	"pkg/run":           "",
 	"pkg/pki":           "pkg/rpc",

@@ -36,6 +36,7 @@ type slot struct {
 	opened  chan struct{}      // closed when it isn't acquiring any more
 	gone    chan struct{}      // closed when the slot is empty
 	dropped bool               // while acquiring: it is another's already
+	heat    heat
 }
 
 // holdings are the shards that a node has to do with. Each change of a shard's
@@ -216,6 +217,7 @@ func (h *holdings) find(ctx context.Context, op string, number int) (owned, erro
 		case s == nil || at == releasing:
 			return nil, notOwner(op, number)
 		case at == serving:
+			s.heat.calls.Add(1)
 			return shard, nil
 		}
 		select {

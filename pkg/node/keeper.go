@@ -69,6 +69,7 @@ func (k *keeper) look(ctx context.Context, now time.Time) {
 	}
 	k.revision = view.Revision
 	k.metrics.recovering(k.troubles.recovering(now))
+	k.holdings.cool(now)
 	view = k.present(view, now)
 	suspects := k.suspicion.observe(view, k.me.Name, k.gone)
 	stable := k.crowd.observe(view, suspects, now) >= k.node.config.Stable

@@ -8,6 +8,7 @@ import (
 
 	"github.com/postern-pop/postern/pkg/maildrop"
 	"github.com/postern-pop/postern/pkg/placement"
+	"github.com/postern-pop/postern/pkg/shard"
 )
 
 func viewOf(revision int64, nodes ...placement.Node) placement.View {
@@ -108,6 +109,7 @@ type plain struct{ maildrop.Service }
 
 func (plain) Epoch() uint64               { return 1 }
 func (plain) Ledger() uint32              { return 1 }
+func (plain) Stats() shard.Stats          { return shard.Stats{} }
 func (plain) Done() <-chan struct{}       { return nil }
 func (plain) Close(context.Context) error { return nil }
 

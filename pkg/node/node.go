@@ -147,6 +147,7 @@ type owned interface {
 	maildrop.Service
 	Epoch() uint64
 	Ledger() uint32
+	Stats() shard.Stats
 	Done() <-chan struct{}
 	Close(ctx context.Context) error
 }

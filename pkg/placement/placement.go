@@ -6,6 +6,8 @@
 //
 //	nodes/<name>   a Node, with a lease: it is gone when its process is
 //	shards/<%04d>  a Claim, without a lease: it outlives its owner
+//	drains/<name>  an Order: the node shall have no shards
+//	moves/<%04d>   an Order: the shard shall be that node's, while it is there
 //
 // And below /postern/v1/tickets/<region>/<secret>/, apart from the others so that etcd can
 // let fronts alone read them:
@@ -24,12 +26,13 @@
 //
 //	made, by whoever is first ──▶ next ──▶ current: encrypts ──▶ previous ──▶ gone
 //
-// Four parts, which don't know each other:
+// Five parts, which don't know each other:
 //
 //   - [Watcher] follows the keys and answers with a [View]. Fronts need no more.
 //   - [Registration] is a node's presence, and what only a present node may do:
 //     take, release and raise claims.
 //   - [Tickets] follows the ticket keys, and makes them.
+//   - [Orders] are an operator's: drain this node, move that shard.
 //   - [Plan] decides. It is pure: a view in, actions out.
 //
 // A claim is who should own a shard. It is not what makes a second writer
@@ -74,6 +77,11 @@
 //     it can get, its own or another process's. An owner that has changed since
 //     answers NotOwner, or nothing, and that is temporary. A node plans by no snapshot:
 //     it takes nothing that etcd doesn't confirm.
+//   - 2026-11-25: an operator's orders are keys without a lease, for the nodes' claim
+//     loops to follow as they follow everything else: a drained node stays so over its
+//     restarts, until it is undrained. A move names where a shard shall be as long as that
+//     node is there and takes shards, and nothing else about it: when the node dies or
+//     drains, the shard has an heir as any other.
 //   - 2026-11-23: claims are taken by a method of Registration. The transaction
 //     compares the node key's lease with the registration's own, so a process
 //     that was replaced by its successor of the same name can take nothing.
@@ -155,7 +163,23 @@ func (c Claim) by(n Node) bool {
 type View struct {
 	Revision int64 // of the newest change in it
 	Nodes    map[string]Node
-	Claims   []Claim // by shard; one for each
+	Claims   []Claim          // by shard; one for each
+	Drains   map[string]Order // by node, which may not be there
+	Moves    map[int]Order    // by shard
+}
+
+// Order is what an operator wants.
+type Order struct {
+	Node string    `json:"node"`
+	By   string    `json:"by"` // who said so
+	At   time.Time `json:"at"`
+}
+
+// Draining reports whether a node shall have no shards, by its own word or an
+// operator's.
+func (v View) Draining(name string) bool {
+	_, ordered := v.Drains[name]
+	return ordered || v.Nodes[name].Draining
 }
 
 // Lives reports whether the process is registered.
@@ -183,7 +207,7 @@ func (v View) Owner(shard int) (address string, ok bool) {
 }
 
 func emptyView(shards int) View {
-	v := View{Nodes: map[string]Node{}, Claims: make([]Claim, shards)}
+	v := View{Nodes: map[string]Node{}, Claims: make([]Claim, shards), Drains: map[string]Order{}, Moves: map[int]Order{}}
 	for i := range v.Claims {
 		v.Claims[i].Shard = i
 	}
@@ -193,6 +217,7 @@ func emptyView(shards int) View {
 // Clone is a view of the caller's own, to change.
 func (v View) Clone() View {
 	v.Nodes, v.Claims = maps.Clone(v.Nodes), slices.Clone(v.Claims)
+	v.Drains, v.Moves = maps.Clone(v.Drains), maps.Clone(v.Moves)
 	return v
 }
 
@@ -210,7 +235,13 @@ func (v *View) put(key string, kv *mvccpb.KeyValue) error {
 		v.Nodes[name] = node
 		return nil
 	}
-	shard, ok := v.shard(key)
+	if name, ok := strings.CutPrefix(key, "drains/"); ok {
+		return putOrder(v.Drains, name, kv)
+	}
+	if shard, ok := v.shard(key, "moves/"); ok {
+		return putOrder(v.Moves, shard, kv)
+	}
+	shard, ok := v.shard(key, "shards/")
 	if !ok {
 		return fmt.Errorf("unknown key %q", key)
 	}
@@ -219,18 +250,41 @@ func (v *View) put(key string, kv *mvccpb.KeyValue) error {
 	return err
 }
 
+// take takes all keys of a region in.
+func (v *View) take(below space, kvs []*mvccpb.KeyValue, unreadable func(error)) {
+	for _, kv := range kvs {
+		if err := v.put(strings.TrimPrefix(string(kv.Key), string(below)), kv); err != nil {
+			unreadable(err)
+		}
+	}
+}
+
 // remove takes a key's deletion into the view.
 func (v *View) remove(key string, revision int64) {
 	v.Revision = max(v.Revision, revision)
 	if name, ok := strings.CutPrefix(key, "nodes/"); ok {
 		delete(v.Nodes, name)
-	} else if shard, ok := v.shard(key); ok {
+	} else if name, ok := strings.CutPrefix(key, "drains/"); ok {
+		delete(v.Drains, name)
+	} else if shard, ok := v.shard(key, "moves/"); ok {
+		delete(v.Moves, shard)
+	} else if shard, ok := v.shard(key, "shards/"); ok {
 		v.Claims[shard] = Claim{Shard: shard}
 	}
 }
 
-func (v *View) shard(key string) (int, bool) {
-	digits, ok := strings.CutPrefix(key, "shards/")
+// putOrder takes an order in. One that can't be read changes nothing.
+func putOrder[K comparable](orders map[K]Order, key K, kv *mvccpb.KeyValue) error {
+	var order Order
+	if err := json.Unmarshal(kv.Value, &order); err != nil {
+		return fmt.Errorf("order for %v: %w", key, err)
+	}
+	orders[key] = order
+	return nil
+}
+
+func (v *View) shard(key, below string) (int, bool) {
+	digits, ok := strings.CutPrefix(key, below)
 	shard, err := strconv.Atoi(digits)
 	return shard, ok && err == nil && shard >= 0 && shard < len(v.Claims)
 }
@@ -263,6 +317,10 @@ func spaceOf(op, region string) (space, error) {
 func (s space) node(name string) string { return string(s) + "nodes/" + name }
 
 func (s space) shard(shard int) string { return fmt.Sprintf("%sshards/%04d", string(s), shard) }
+
+func (s space) drain(name string) string { return string(s) + "drains/" + name }
+
+func (s space) move(shard int) string { return fmt.Sprintf("%smoves/%04d", string(s), shard) }
 
 // encode cannot fail: both types are made of strings and numbers.
 func encode(v any) string {

@@ -80,14 +80,26 @@ type planner struct {
 
 func newPlanner(view View, me Node, suspects map[string]int64) *planner {
 	p := &planner{view: view, me: me, registered: view.Lives(me.Name, me.Instance)}
-	p.draining = p.registered && view.Nodes[me.Name].Draining
+	p.draining = p.registered && view.Draining(me.Name)
 	p.dead = unrefuted(view, me, suspects)
-	p.heirs = Assign(len(view.Claims), candidates(view, nil))
+	p.heirs = heirs(view, nil)
 	p.survivors = p.heirs
 	if len(p.dead) > 0 {
-		p.survivors = Assign(len(view.Claims), candidates(view, p.dead))
+		p.survivors = heirs(view, p.dead)
 	}
 	return p
+}
+
+// heirs are who should own each shard: as assigned, unless an operator moved it.
+func heirs(view View, dead map[string]bool) []string {
+	willing := candidates(view, dead)
+	all := Assign(len(view.Claims), willing)
+	for shard, move := range view.Moves {
+		if slices.ContainsFunc(willing, func(n Node) bool { return n.Name == move.Node }) {
+			all[shard] = move.Node
+		}
+	}
+	return all
 }
 
 // decide is what to do about one shard; false: nothing.
@@ -157,7 +169,7 @@ func candidates(view View, dead map[string]bool) []Node {
 	for name, node := range view.Nodes {
 		switch {
 		case dead[name]:
-		case node.Draining:
+		case view.Draining(name):
 			all = append(all, node)
 		default:
 			willing, all = append(willing, node), append(all, node)

@@ -312,3 +312,56 @@ func checkServed(t *rapid.T, w *world) {
 		}
 	}
 }
+
+// TestPlanFollowsOrders plays what operators order through nodes that follow the plan.
+func TestPlanFollowsOrders(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		nodes := nodesOf(names(t, 2, 5)...)
+		view := viewOf(32, nodes...)
+		drained := rapid.SliceOfDistinct(rapid.SampledFrom(nodes), func(n Node) string { return n.Name }).Draw(t, "drained")
+		for _, node := range drained {
+			view.Drains[node.Name] = Order{Node: node.Name}
+		}
+		for shard, to := range rapid.MapOf(rapid.IntRange(0, 31), rapid.SampledFrom(append(nodesOf("gone"), nodes...))).Draw(t, "moves") {
+			view.Moves[shard] = Order{Node: to.Name}
+		}
+		for shard := range view.Claims { // all of them are the first one's
+			view.Claims[shard] = Claim{Shard: shard, Owner: nodes[0].Name, Instance: nodes[0].Instance, Epoch: 1, Revision: 1}
+		}
+		for range 3 * 32 {
+			for _, me := range nodes {
+				for _, action := range Plan(view, me, ownedBy(view, me), nil, true) {
+					claim := &view.Claims[action.Claim.Shard]
+					switch action.Do {
+					case Take:
+						*claim = Claim{Shard: claim.Shard, Owner: me.Name, Instance: me.Instance, Epoch: claim.Epoch + 1, Revision: claim.Revision + 1}
+					case Release:
+						*claim = Claim{Shard: claim.Shard, Epoch: claim.Epoch, Revision: claim.Revision + 1}
+					case Drop:
+						t.Fatalf("%s loses shard %d to nobody", me.Name, claim.Shard)
+					}
+				}
+			}
+		}
+		for shard, claim := range view.Claims {
+			move, moved := view.Moves[shard]
+			switch {
+			case claim.Owner == "":
+				t.Fatalf("shard %d has no owner", shard)
+			case len(drained) < len(nodes) && view.Draining(claim.Owner):
+				t.Fatalf("shard %d is at %s, which drains", shard, claim.Owner)
+			case moved && move.Node != "gone" && !view.Draining(move.Node) && claim.Owner != move.Node:
+				t.Fatalf("shard %d was moved to %s and is at %s", shard, move.Node, claim.Owner)
+			}
+		}
+	})
+}
+
+func ownedBy(view View, me Node) (held []int) {
+	for _, claim := range view.Claims {
+		if claim.by(me) {
+			held = append(held, claim.Shard)
+		}
+	}
+	return held
+}

@@ -31,6 +31,13 @@ func (w *Watcher) Snapshot() (s snapshot.Snapshot, ok bool) {
 			s.Entries = append(s.Entries, snapshot.Entry{Key: key, Value: []byte(encode(claim)), Revision: claim.Revision})
 		}
 	}
+	for name, order := range view.Drains {
+		s.Entries = append(s.Entries, snapshot.Entry{Key: "drains/" + name, Value: []byte(encode(order))})
+	}
+	for shard, order := range view.Moves {
+		key := strings.TrimPrefix(w.space.move(shard), string(w.space))
+		s.Entries = append(s.Entries, snapshot.Entry{Key: key, Value: []byte(encode(order))})
+	}
 	return s, true
 }
 

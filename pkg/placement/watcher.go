@@ -137,11 +137,7 @@ func (w *Watcher) load(ctx context.Context) error {
 		return err
 	}
 	view := emptyView(w.shards)
-	for _, kv := range resp.Kvs {
-		if err := view.put(strings.TrimPrefix(string(kv.Key), string(w.space)), kv); err != nil {
-			w.log.Warn("placement: unreadable entry in etcd", "error", err)
-		}
-	}
+	view.take(w.space, resp.Kvs, func(err error) { w.log.Warn("placement: unreadable entry in etcd", "error", err) })
 	view.Revision = resp.Header.Revision
 	w.publish(view)
 	return nil

@@ -10,6 +10,9 @@ import (
 // adminPrefix begins the methods of the service that operators call.
 const adminPrefix = "/postern.v1.Admin/"
 
+// regionPrefix likewise, for one region's nodes and shards.
+const regionPrefix = "/postern.v1.Region/"
+
 // errand is what a call is for; who may call goes by it.
 type errand uint8
 
@@ -22,6 +25,7 @@ const (
 	errandAddress                // on address records and who logs in with them
 	errandAdmin                  // of an operator
 	errandRoutes                 // of a process that starts without etcd
+	errandCensus                 // on what a node serves, for an operator
 )
 
 func errandOf(method string) errand {
@@ -42,8 +46,10 @@ func errandOf(method string) errand {
 		return errandAddress
 	case posternv1.Routes_Snapshot_FullMethodName:
 		return errandRoutes
+	case posternv1.Census_Holdings_FullMethodName:
+		return errandCensus
 	}
-	if strings.HasPrefix(method, adminPrefix) {
+	if strings.HasPrefix(method, adminPrefix) || strings.HasPrefix(method, regionPrefix) {
 		return errandAdmin
 	}
 	return errandUnknown

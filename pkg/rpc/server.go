@@ -25,9 +25,10 @@ type ServerConfig struct {
 	// Allow says whether a peer may call a method, given by its full name; an
 	// error refuses. nil refuses everything. See NodeAllow and GatewayAllow.
 	Allow      func(peer Identity, method string) error
-	Snapshots  Snapshots             // for processes that start without etcd; nil: none
-	Log        *slog.Logger          // nil: silence
-	Registerer prometheus.Registerer // nil: no metrics
+	Snapshots  Snapshots                     // for processes that start without etcd; nil: none
+	Holdings   func() []*posternv1.ShardInfo // what this node serves; nil: no node
+	Log        *slog.Logger                  // nil: silence
+	Registerer prometheus.Registerer         // nil: no metrics
 }
 
 // Server serves a maildrop.Service. Make one with [NewServer].
@@ -67,6 +68,9 @@ func NewServer(config ServerConfig) *Server {
 	posternv1.RegisterMaildropServer(s.grpc, &maildropServer{service: config.Service, room: &room{limit: maxAllBuffers}, chunks: &chunks{}})
 	if config.Snapshots != nil {
 		posternv1.RegisterRoutesServer(s.grpc, &routesServer{snapshots: config.Snapshots})
+	}
+	if config.Holdings != nil {
+		posternv1.RegisterCensusServer(s.grpc, &censusServer{holdings: config.Holdings})
 	}
 	return s
 }

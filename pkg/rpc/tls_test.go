@@ -20,14 +20,16 @@ func TestAllow(t *testing.T) {
 		imported = posternv1.Maildrop_Import_FullMethodName
 		address  = posternv1.Maildrop_PutAddress_FullMethodName
 		routes   = posternv1.Routes_Snapshot_FullMethodName
+		census   = posternv1.Census_Holdings_FullMethodName
+		region   = "/postern.v1.Region/DrainNode"
 		admin    = "/postern.v1.Admin/CreateAccount"
 		other    = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 	)
 	for _, c := range []struct {
 		region, role  string
-		node, gateway string // s, q, d, i, a, r, A: what is allowed
+		node, gateway string // s, q, d, i, a, r, c, A: what is allowed
 	}{
-		{"eu", rpc.RoleFront, "sqdiar", "sqiar"},
+		{"eu", rpc.RoleFront, "sqdiarc", "sqiar"},
 		{"us", rpc.RoleFront, "", "sqia"},
 		{"eu", rpc.RoleIntake, "qdr", "qdr"},
 		{"us", rpc.RoleIntake, "", "qd"},
@@ -39,7 +41,7 @@ func TestAllow(t *testing.T) {
 	} {
 		id := rpc.Identity{Region: c.region, Role: c.role, Name: "x"}
 		for server, allow := range map[string]func(rpc.Identity, string) error{c.node + "|node": rpc.NodeAllow("eu"), c.gateway + "|gateway": rpc.GatewayAllow("eu")} {
-			for method, letter := range map[string]byte{session: 's', accept: 'q', delivery: 'd', imported: 'i', address: 'a', routes: 'r', admin: 'A', other: '?'} {
+			for method, letter := range map[string]byte{session: 's', accept: 'q', delivery: 'd', imported: 'i', address: 'a', routes: 'r', admin: 'A', census: 'c', region: 'A', other: '?'} {
 				want := false
 				for i := 0; server[i] != '|'; i++ {
 					want = want || server[i] == letter

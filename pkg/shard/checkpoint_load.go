@@ -111,6 +111,9 @@ func (s *state) takeBox(l loadedBox) bool {
 		return false
 	}
 	s.messages += len(l.messages)
+	for i := range l.messages {
+		s.octets += uint64(l.messages[i].wire)
+	}
 	for _, e := range l.extras {
 		position := e.message.position
 		if e.message.flags&flagRemoved != 0 {

@@ -177,6 +177,20 @@ func (s *Shard) Ledger() uint32 { return s.ledger.Identity() }
 // Epoch is the epoch that this ownership began.
 func (s *Shard) Epoch() uint64 { return s.ledger.Epoch() }
 
+// Stats are how much the shard holds.
+type Stats struct {
+	Addresses int
+	Messages  int    // those that were removed or expired within the last hours, too
+	Octets    uint64 // of the messages in wire form
+}
+
+// Stats are how much the shard holds now.
+func (s *Shard) Stats() Stats {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return Stats{Addresses: s.state.addresses, Messages: s.state.messages, Octets: s.state.octets}
+}
+
 // Done is closed when the shard isn't owned here any more.
 func (s *Shard) Done() <-chan struct{} { return s.done }
 

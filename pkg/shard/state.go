@@ -26,8 +26,9 @@ type state struct {
 	key       [32]byte        // of the hashes below: made of the ledger's secret
 	last      ledger.Position // of the last entry: a session opened now sees what stands up to here
 	mailboxes map[name]*mailbox
-	addresses int // mailboxes that have a record
-	messages  int // in all mailboxes
+	addresses int    // mailboxes that have a record
+	messages  int    // in all mailboxes
+	octets    uint64 // of their wire forms
 
 	removals map[ledger.Position]removal // of messages marked removed, for keepRemoved
 	objects  map[ledger.Position]string  // of messages whose body is an object of its own
@@ -133,6 +134,7 @@ func (s *state) deliver(e ledger.Entry, d *ledger.Delivery) error {
 	}
 	box.add(m)
 	s.messages++
+	s.octets += uint64(m.wire)
 	return nil
 }
 
@@ -168,6 +170,7 @@ func (s *state) purge(n name, now time.Time) int {
 	for i := range box.messages {
 		if s.dead(&box.messages[i], before) {
 			dead++
+			s.octets -= uint64(box.messages[i].wire)
 		}
 	}
 	s.messages -= dead
