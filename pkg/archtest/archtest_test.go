@@ -23,7 +23,7 @@ var rooms = map[string]string{
 	"pkg/pop3":          "pkg/wire pkg/scram",
 	"pkg/lmtp":          "pkg/wire",
 	"pkg/policy":        "",
-	"pkg/auth":          "",
+	"pkg/auth":          "pkg/scram",
 	"pkg/blob":          "",
 	"pkg/blob/dir":      "pkg/blob",
 	"pkg/blob/s3":       "pkg/blob",
