@@ -46,7 +46,8 @@ func front(ctx context.Context, p *run.Process, h *host, cfg *config.Process) er
 	}
 	server, err := pop3.NewServer(pop3.Config{
 		Opener: route, TLS: with, Region: string(cfg.Region.Name), Hostname: cfg.Region.Hostname,
-		Mechanisms: cfg.Front.SASL, Anonymous: cfg.Front.Anonymous, MaxConnections: connectionsFor(maxSessions), Log: me.log, Registerer: me.metrics,
+		Mechanisms: cfg.Front.SASL, Anonymous: cfg.Front.Anonymous, MaxConnections: connectionsFor(maxSessions), LoginDelay: h.view.LoginDelay,
+		Log: me.log, Registerer: me.metrics,
 	})
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/postern-pop/postern/pkg/mailclient"
@@ -99,6 +100,9 @@ func (r *running) loginDelay() {
 		}
 		return nil
 	})
+	if got, err := r.connect("us").Capabilities(); err != nil || !slices.Contains(got, "LOGIN-DELAY 600 USER") {
+		r.t.Errorf("%v, %q", err, got)
+	}
 	if v := r.explain(ben.Address); v.Verdict != "login-delay" || !strings.HasPrefix(v.Reply, "-ERR [LOGIN-DELAY] the last login is too recent; try again in 10 min") {
 		r.t.Errorf("%+v", v)
 	}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -32,10 +33,17 @@ type View struct {
 	synced   bool          // following, not just remembering
 	restarts map[string]uint64
 	garbage  uint64 // unreadable values seen
+	delay    atomic.Pointer[delay]
 
 	loaded chan struct{} // closed when something whole is known
 	stop   context.CancelFunc
 	done   chan struct{}
+}
+
+// delay is the longest delay between logins, as of a change.
+type delay struct {
+	as      <-chan struct{}
+	longest time.Duration
 }
 
 // pace is how often and how long; tests have less patience.
@@ -122,6 +130,22 @@ func (v *View) Accounts() []policy.Account {
 	v.mu.RLock()
 	defer v.mu.RUnlock()
 	return v.state.accounts.sorted()
+}
+
+// LoginDelay is the longest that any account's users have to wait between two
+// logins. It costs a look at all accounts after each change, and nothing else.
+func (v *View) LoginDelay() time.Duration {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	if known := v.delay.Load(); known != nil && known.as == v.changed {
+		return known.longest
+	}
+	found := &delay{as: v.changed}
+	for _, account := range v.state.accounts.byName {
+		found.longest = max(found.longest, account.LoginDelay())
+	}
+	v.delay.Store(found)
+	return found.longest
 }
 
 // Domains returns the account's domains in order of their names.

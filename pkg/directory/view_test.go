@@ -118,6 +118,13 @@ func TestViewFollows(t *testing.T) {
 	}
 	must(t, s.UpdateAccount(t.Context(), "acme", func(a *policy.Account) error { a.Disabled = true; return nil }))
 	await(t, v, "the account's change", func() bool { a, _ := v.Account("acme"); return a.Disabled })
+	if d := v.LoginDelay(); d != 0 {
+		t.Fatalf("somebody has to wait %v", d)
+	}
+	must(t, s.CreateAccount(t.Context(), policy.Account{Name: "slow", Region: "eu", LoginDelaySeconds: 60}))
+	await(t, v, "the longest delay", func() bool { return v.LoginDelay() == time.Minute })
+	must(t, s.UpdateAccount(t.Context(), "slow", func(a *policy.Account) error { a.LoginDelaySeconds = 0; return nil }))
+	await(t, v, "no delay", func() bool { return v.LoginDelay() == 0 })
 	must(t, s.CreateDomain(t.Context(), policy.Domain{Name: "a.example", Account: "acme", Kind: policy.DomainHosted}))
 	await(t, v, "both domains", func() bool { return len(v.Domains("acme")) == 2 })
 	if got := v.Domains("acme"); got[0].Name != "a.example" || got[1].Name != "acme.example" {
@@ -129,7 +136,7 @@ func TestViewFollows(t *testing.T) {
 		t.Fatalf("domains after the removal: %v", got)
 	}
 	late := openView(t, client)
-	if got := late.Domains("acme"); len(got) != 1 || len(late.Accounts()) != 1 {
+	if got := late.Domains("acme"); len(got) != 1 || len(late.Accounts()) != 2 {
 		t.Fatalf("a view that came later knows %v", got)
 	}
 }

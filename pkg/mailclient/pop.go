@@ -205,6 +205,15 @@ func (p *POP) scan(verb string, entry func(n int, rest string) error) error {
 	}
 }
 
+// Capabilities are the lines of CAPA (RFC 2449 section 5).
+func (p *POP) Capabilities() ([]string, error) {
+	var list strings.Builder
+	if _, err := p.message(&list, "CAPA"); err != nil {
+		return nil, err
+	}
+	return strings.Split(strings.TrimSuffix(list.String(), "\r\n"), "\r\n"), nil
+}
+
 // Retr fetches message n to w, with CRLF line ends and without dot-stuffing.
 func (p *POP) Retr(n int, w io.Writer) (octets uint64, err error) {
 	return p.message(w, "RETR %d", n)

@@ -143,6 +143,7 @@ type Login struct {
 
 	// Mechanism is how the user logs in: USER, or the name of a SASL mechanism.
 	Mechanism string
+	Language  string // that he is answered in: RFC 6856 section 3's tag; empty: English
 }
 
 // Challenge is what a login by SCRAM-SHA-256 (RFC 7677) begins with.

@@ -15,6 +15,7 @@ type Attempt struct {
 	Times     int
 	Remote    netip.Addr    // zero: unknown
 	Mechanism string        // USER, or SASL's name
+	Language  string        // that the latest was answered in
 	Session   string        // of the latest, as in every log
 	Reason    Reason        // why not; ReasonNone: the user was let in
 	Wait      time.Duration // the Error's, for Reason

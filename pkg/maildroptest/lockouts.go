@@ -318,7 +318,7 @@ func attempts(s *scene) {
 	anna := s.user("anna")
 	before := time.Now().Add(-time.Second)
 	login := func(session, password, mechanism string, from netip.Addr) {
-		d, err := s.Service.Open(s.Context(), maildrop.Login{Address: anna, Password: password, Remote: from, Session: session, Mechanism: mechanism})
+		d, err := s.Service.Open(s.Context(), maildrop.Login{Address: anna, Password: password, Remote: from, Session: session, Mechanism: mechanism, Language: "de"})
 		if err == nil {
 			s.ok(d.Close())
 		}
@@ -333,7 +333,7 @@ func attempts(s *scene) {
 		s.Fatalf("%d rows: %+v", len(got), got)
 	}
 	first, second := got[0], got[1]
-	if first.Times != 2 || first.Reason != maildrop.ReasonCredentials || first.Remote != remote || first.Mechanism != "PLAIN" || first.Session != "c" {
+	if first.Times != 2 || first.Reason != maildrop.ReasonCredentials || first.Remote != remote || first.Mechanism != "PLAIN" || first.Session != "c" || first.Language != "de" {
 		s.Errorf("the latest is %+v", first)
 	}
 	if second.Times != 1 || second.Reason != "" || second.Remote != phone || second.Mechanism != "USER" ||

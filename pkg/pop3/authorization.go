@@ -3,22 +3,38 @@ package pop3
 import (
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/postern-pop/postern/pkg/maildrop"
 )
 
-// capa: RFC 2449 section 5. With TLS only EXPIRE differs between the states.
+// capa: RFC 2449 section 5. With TLS only EXPIRE and LOGIN-DELAY differ between the
+// states.
 func (s *Session) capa(call) Step {
 	s.first(textCapabilities)
 	switch s.state {
 	case Cleartext:
 		return s.done(append(s.out, s.protocol.clear...), StatusOK)
 	case Authorization:
-		return s.done(append(s.out, s.protocol.before...), StatusOK)
+		if s.longest == 0 {
+			return s.done(append(s.out, s.protocol.before...), StatusOK)
+		}
+		return s.done(s.protocol.appendCapabilities(s.out, leastExpire, inSeconds(s.longest)+" USER"), StatusOK)
 	}
-	return s.done(s.protocol.appendCapabilities(s.out, s.expire()), StatusOK)
+	return s.done(s.protocol.appendCapabilities(s.out, s.expire(), s.delay()), StatusOK)
 }
+
+// delay is what LOGIN-DELAY says of this user; "" where nobody has one. One who has
+// none is told so after the longest of all was announced (RFC 2449 section 6.5).
+func (s *Session) delay() string {
+	if s.longest == 0 && s.info.LoginDelay == 0 {
+		return ""
+	}
+	return inSeconds(s.info.LoginDelay)
+}
+
+func inSeconds(d time.Duration) string { return strconv.FormatInt(int64(d/time.Second), 10) }
 
 // expire is what EXPIRE says of this maildrop (RFC 2449 section 6.7).
 func (s *Session) expire() string {

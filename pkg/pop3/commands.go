@@ -94,7 +94,7 @@ func newProtocol(hostname, region, name string, mechanisms []string) *Protocol {
 		p.commands[i].key = packVerb([]byte(p.commands[i].verb))
 	}
 	p.greeting = []byte("+OK " + ascii(hostname, 200) + " " + strings.TrimLeft(name+" ", " ") + "POP3 ready, region " + ascii(region, 60) + "\r\n")
-	p.before = p.appendCapabilities(nil, strconv.Itoa(maildrop.ClassContinuity.Days())+" USER")
+	p.before = p.appendCapabilities(nil, leastExpire, "")
 	p.clear = p.cleartextCapabilities()
 	return p
 }
@@ -115,9 +115,12 @@ func (p *Protocol) Commands() []string {
 	return verbs
 }
 
+// leastExpire is what EXPIRE says of users that aren't known yet (RFC 2449 section 6.7).
+var leastExpire = strconv.Itoa(maildrop.ClassContinuity.Days()) + " USER"
+
 // appendCapabilities adds CAPA's list (RFC 2449 section 5): what the table says, and
-// the properties of the whole.
-func (p *Protocol) appendCapabilities(b []byte, expire string) []byte {
+// the properties of the whole. No delay leaves LOGIN-DELAY out.
+func (p *Protocol) appendCapabilities(b []byte, expire, delay string) []byte {
 	for i := range p.commands {
 		c := &p.commands[i]
 		if c.capa == "" || c.states == Cleartext {
@@ -136,6 +139,9 @@ func (p *Protocol) appendCapabilities(b []byte, expire string) []byte {
 	b = append(b, "AUTH-RESP-CODE\r\n"...)    // RFC 3206 section 6
 	b = append(b, "PIPELINING\r\n"...)        // RFC 2449 section 6.6
 	b = append(b, "EXPIRE "+expire+"\r\n"...) // RFC 2449 section 6.7
+	if delay != "" {
+		b = append(b, "LOGIN-DELAY "+delay+"\r\n"...) // RFC 2449 section 6.5
+	}
 	if p.implementation != "" {
 		b = append(b, "IMPLEMENTATION "+p.implementation+"\r\n"...) // RFC 2449 section 6.9
 	}

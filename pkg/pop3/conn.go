@@ -94,6 +94,9 @@ func (c *conn) begin() {
 	if c.tls != nil {
 		c.enterPhase(phaseAuthorization)
 		c.session = c.server.protocol.Session(c.id)
+		if delay := c.server.config.LoginDelay; delay != nil {
+			c.session.Delay(delay())
+		}
 		conn = c.tls
 	}
 	c.session.Bind(c.binding)
@@ -216,7 +219,8 @@ func (c *conn) open(ctx context.Context, r Request) Result {
 	defer cancel()
 	began := time.Now()
 	drop, err := c.server.config.Opener.Open(ctx, maildrop.Login{
-		Address: r.Address, Password: r.Password, Proof: r.Proof, Remote: c.remote, Session: c.id, Mechanism: c.session.Mechanism(),
+		Address: r.Address, Password: r.Password, Proof: r.Proof, Remote: c.remote, Session: c.id,
+		Mechanism: c.session.Mechanism(), Language: c.session.Language(),
 	})
 	if err != nil {
 		return Result{Err: err}

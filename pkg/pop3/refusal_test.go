@@ -91,7 +91,8 @@ func TestLoginReply(t *testing.T) {
 		"-ERR [AUTH] wrong user name or password; the user name is the full mail address (credentials)":                                       {Reason: maildrop.ReasonCredentials},
 		"-ERR [SYS/TEMP] your mailbox can't be reached at the moment, please try again in a minute (unavailable, reference X7)":               {Reason: maildrop.ReasonUnavailable, Session: "X7"},
 		"-ERR [LOGIN-DELAY] the last login is too recent; try again in 9 s, and let your mail program look for mail less often (login-delay)": {Reason: maildrop.ReasonLoginDelay, Wait: 9 * time.Second},
-		"-ERR [SYS/PERM] POP is switched off for your whole organization; ask your administrator (override-block)":                            {Reason: maildrop.ReasonBlocked},
+		"-ERR [SYS/PERM] POP is switched off for your whole organization; ask your administrator (override-block)":                            {Reason: maildrop.ReasonBlocked, Language: "xx"},
+		"+OK 2 Nachrichten, 1 Oktett, aufbewahrt 60 Tage":                                                                                     {Language: "de", Class: maildrop.ClassLocal, Count: 2, Octets: 1},
 		"-ERR [SYS/PERM] access to this mailbox is not possible; ask your administrator (no-access)":                                          {Reason: "of-a-later-version"},
 	} {
 		if got := LoginReply(a); got != want {

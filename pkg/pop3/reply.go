@@ -7,9 +7,12 @@ import (
 )
 
 // LoginReply is what a client was sent, without its CRLF, when its attempt to log in
-// came to this: made by the machine that made it then, in English.
+// came to this: made by the machine that made it then, in the language that it spoke.
 func LoginReply(a maildrop.Attempt) string {
 	s := NewProtocol("", "").Session(a.Session)
+	if l := lookUp(a.Language); l != nil {
+		s.language = l
+	}
 	var r Result
 	switch a.Reason {
 	case maildrop.ReasonNone:

@@ -49,8 +49,11 @@ type Config struct {
 	Idle           time.Duration // silence in TRANSACTION until the connection is closed; 0: 10 minutes, the least
 	PreLogin       time.Duration // for each line before login; 0: 60 s
 	MaxConnections int           // open at a time; 0: 20000
-	Log            *slog.Logger  // nil: none
-	Registerer     prometheus.Registerer
+	// LoginDelay is the longest that any user has to wait between two logins, for CAPA
+	// (RFC 2449 section 6.5); nil: nobody has to. It is asked at each connection.
+	LoginDelay func() time.Duration
+	Log        *slog.Logger // nil: none
+	Registerer prometheus.Registerer
 }
 
 // implementation is what the server calls itself.

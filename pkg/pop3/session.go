@@ -153,6 +153,7 @@ type Session struct {
 	language *language // of replies
 
 	// AUTHORIZATION
+	longest   time.Duration // between two logins of any user
 	lines     int
 	before    int // of lines, those before TLS
 	failed    int
@@ -183,6 +184,13 @@ func (s *Session) State() State { return s.state }
 
 // Info is what Open answered with; zero before the login.
 func (s *Session) Info() maildrop.Info { return s.info }
+
+// Delay says how long users have to wait between two logins, at the longest, for CAPA
+// before it is known who the user is (RFC 2449 section 6.5); 0: not at all.
+func (s *Session) Delay(longest time.Duration) { s.longest = longest }
+
+// Language is the tag of the language that replies are in.
+func (s *Session) Language() string { return s.language.tag }
 
 // Mechanism is what the latest attempt to log in used: USER or a SASL mechanism.
 func (s *Session) Mechanism() string { return s.mechanism }

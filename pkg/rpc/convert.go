@@ -11,7 +11,7 @@ import (
 func loginToWire(l maildrop.Login) *posternv1.OpenRequest {
 	out := &posternv1.OpenRequest{
 		Address: string(l.Address), Password: []byte(l.Password), Remote: l.Remote.AsSlice(), Session: l.Session,
-		Mechanism: l.Mechanism,
+		Mechanism: l.Mechanism, Language: l.Language,
 	}
 	if p := l.Proof; p != nil {
 		out.Proof = &posternv1.Proof{First: p.First, Final: p.Final, Nonce: p.Nonce, Proof: p.Proof}
@@ -24,8 +24,8 @@ func loginFromWire(op string, in *posternv1.OpenRequest) (maildrop.Login, error)
 	if err != nil {
 		return maildrop.Login{}, err
 	}
-	if len(in.GetPassword()) > maxPassword || len(in.GetSession()) > maxName || len(in.GetMechanism()) > maxMechanism {
-		return maildrop.Login{}, invalid(op, "password, session id or mechanism too long")
+	if len(in.GetPassword()) > maxPassword || len(in.GetSession()) > maxName || len(in.GetMechanism()) > maxMechanism || len(in.GetLanguage()) > maxLanguage {
+		return maildrop.Login{}, invalid(op, "password, session id, mechanism or language too long")
 	}
 	proof, err := proofFromWire(op, in.GetProof())
 	if err != nil {
@@ -34,7 +34,7 @@ func loginFromWire(op string, in *posternv1.OpenRequest) (maildrop.Login, error)
 	remote, _ := netip.AddrFromSlice(in.GetRemote()) // none: the zero Addr
 	return maildrop.Login{
 		Address: address, Password: string(in.GetPassword()), Proof: proof, Remote: remote, Session: in.GetSession(),
-		Mechanism: in.GetMechanism(),
+		Mechanism: in.GetMechanism(), Language: in.GetLanguage(),
 	}, nil
 }
 

@@ -66,7 +66,7 @@ func explanationToWire(e maildrop.Explanation) *posternv1.Explanation {
 		out.Attempts = append(out.Attempts, &posternv1.Attempt{
 			TimeUnixNano: toNano(a.Time), FirstUnixNano: toNano(a.First), Times: uint32(a.Times), Remote: a.Remote.AsSlice(),
 			Mechanism: a.Mechanism, Session: a.Session, Reason: string(a.Reason), WaitMilli: a.Wait.Milliseconds(),
-			Class: uint32(a.Class), Count: uint64(a.Count), Octets: a.Octets,
+			Class: uint32(a.Class), Count: uint64(a.Count), Octets: a.Octets, Language: a.Language,
 		})
 	}
 	return out
@@ -89,6 +89,7 @@ func explanationFromWire(in *posternv1.Explanation) maildrop.Explanation {
 			Time: fromNano(a.GetTimeUnixNano()), First: fromNano(a.GetFirstUnixNano()), Times: int(a.GetTimes()), Remote: remote,
 			Mechanism: a.GetMechanism(), Session: a.GetSession(), Reason: maildrop.Reason(a.GetReason()), Wait: fromMilli(a.GetWaitMilli()),
 			Class: maildrop.Class(a.GetClass()), Count: int(a.GetCount()), Octets: a.GetOctets(),
+			Language: a.GetLanguage(),
 		})
 	}
 	return e

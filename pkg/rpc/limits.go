@@ -15,6 +15,7 @@ const (
 	maxPassword   = 4096      // octets
 	maxProof      = 4096      // octets of a Proof's parts together
 	maxMechanism  = 32        // octets of a mechanism's name; SASL's have 20 (RFC 4422 section 3.1)
+	maxLanguage   = 32        // octets of a language's tag
 	maxToken      = 4096      // octets of a session's token
 	maxCause      = 512       // octets of a cause on its way to the caller's log
 	maxText       = 512       // octets of words for the user

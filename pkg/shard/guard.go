@@ -67,7 +67,8 @@ func (s *Shard) guarded(ctx context.Context, login maildrop.Login, t guard.Try) 
 // of (the router goes elsewhere, or he has hung up) isn't one.
 func (s *Shard) remember(login maildrop.Login, known bool, d *drop, err error) {
 	a := maildrop.Attempt{
-		Time: time.Now(), Remote: login.Remote.Unmap(), Mechanism: login.Mechanism, Session: login.Session, Wait: maildrop.WaitOf(err),
+		Time: time.Now(), Remote: login.Remote.Unmap(), Session: login.Session,
+		Mechanism: login.Mechanism, Language: login.Language, Wait: maildrop.WaitOf(err),
 	}
 	switch {
 	case err == nil:

@@ -155,6 +155,7 @@ type OpenRequest struct {
 	Session       string                 `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
 	Proof         *Proof                 `protobuf:"bytes,5,opt,name=proof,proto3" json:"proof,omitempty"`         // in place of a password
 	Mechanism     string                 `protobuf:"bytes,6,opt,name=mechanism,proto3" json:"mechanism,omitempty"` // USER, or SASL's name
+	Language      string                 `protobuf:"bytes,7,opt,name=language,proto3" json:"language,omitempty"`   // that the user is answered in (RFC 6856 section 3)
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -227,6 +228,13 @@ func (x *OpenRequest) GetProof() *Proof {
 func (x *OpenRequest) GetMechanism() string {
 	if x != nil {
 		return x.Mechanism
+	}
+	return ""
+}
+
+func (x *OpenRequest) GetLanguage() string {
+	if x != nil {
+		return x.Language
 	}
 	return ""
 }
@@ -1717,6 +1725,7 @@ type Attempt struct {
 	Class         uint32                 `protobuf:"varint,9,opt,name=class,proto3" json:"class,omitempty"`
 	Count         uint64                 `protobuf:"varint,10,opt,name=count,proto3" json:"count,omitempty"`
 	Octets        uint64                 `protobuf:"varint,11,opt,name=octets,proto3" json:"octets,omitempty"`
+	Language      string                 `protobuf:"bytes,12,opt,name=language,proto3" json:"language,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1826,6 +1835,13 @@ func (x *Attempt) GetOctets() uint64 {
 		return x.Octets
 	}
 	return 0
+}
+
+func (x *Attempt) GetLanguage() string {
+	if x != nil {
+		return x.Language
+	}
+	return ""
 }
 
 type UnlockRequest struct {
@@ -2016,14 +2032,15 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\x04salt\x18\x02 \x01(\fR\x04salt\x12\x1e\n" +
 	"\n" +
 	"iterations\x18\x03 \x01(\rR\n" +
-	"iterations\"\xbc\x01\n" +
+	"iterations\"\xd8\x01\n" +
 	"\vOpenRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1a\n" +
 	"\bpassword\x18\x02 \x01(\fR\bpassword\x12\x16\n" +
 	"\x06remote\x18\x03 \x01(\fR\x06remote\x12\x18\n" +
 	"\asession\x18\x04 \x01(\tR\asession\x12'\n" +
 	"\x05proof\x18\x05 \x01(\v2\x11.postern.v1.ProofR\x05proof\x12\x1c\n" +
-	"\tmechanism\x18\x06 \x01(\tR\tmechanism\"_\n" +
+	"\tmechanism\x18\x06 \x01(\tR\tmechanism\x12\x1a\n" +
+	"\blanguage\x18\a \x01(\tR\blanguage\"_\n" +
 	"\x05Proof\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\tR\x05first\x12\x14\n" +
 	"\x05final\x18\x02 \x01(\tR\x05final\x12\x14\n" +
@@ -2122,7 +2139,7 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12\x14\n" +
 	"\x05words\x18\x03 \x01(\tR\x05words\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xb8\x02\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xd4\x02\n" +
 	"\aAttempt\x12$\n" +
 	"\x0etime_unix_nano\x18\x01 \x01(\x03R\ftimeUnixNano\x12&\n" +
 	"\x0ffirst_unix_nano\x18\x02 \x01(\x03R\rfirstUnixNano\x12\x14\n" +
@@ -2136,7 +2153,8 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\x05class\x18\t \x01(\rR\x05class\x12\x14\n" +
 	"\x05count\x18\n" +
 	" \x01(\x04R\x05count\x12\x16\n" +
-	"\x06octets\x18\v \x01(\x04R\x06octets\")\n" +
+	"\x06octets\x18\v \x01(\x04R\x06octets\x12\x1a\n" +
+	"\blanguage\x18\f \x01(\tR\blanguage\")\n" +
 	"\rUnlockRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\"\"\n" +
 	"\x0eUnlockResponse\x12\x10\n" +
