@@ -39,6 +39,15 @@
 //
 // # Decisions
 //
+//   - 2026-11-25: what a refusal means, the words for the user among it, is one table
+//     here, by Reason: the policy decides by it, POP3 makes replies of it, and operators
+//     look codes up. An error carries words only where they differ from case to case.
+//     Refused: words made where a refusal is made, in five packages, half of them
+//     without a code, and none of them to be translated.
+//   - 2026-11-25: Helpdesk is asked of the shard's owner, for it alone knows what a login
+//     would come to: attempts and lock-outs are in its memory. It answers with findings in
+//     words, in the order in which a login asks. Refused: an operator's command that
+//     works the verdict out again from records, and is wrong about the rest.
 //   - 2026-11-23: a Drop has Info, with the count and the sum of the sizes
 //     that Open answered with, next to List. A client that asks STAT and QUIT
 //     must not make a node send a listing of 50,000 messages. Refused: List

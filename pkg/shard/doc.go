@@ -39,6 +39,9 @@
 //     be written, at most 64 MiB, and of all shards together what Config.Budget
 //     has (beyond it Busy); the cache of bodies, Config.CacheBytes; two packs of
 //     16 MiB while one shard of the node repacks.
+//   - Every password and every proof is verified inside guarded, which counts and locks
+//     out: see package guard. What it counts, and the latest attempts, are in memory, and
+//     begin anew with each owner. Explain's verdict is what Open would say.
 //   - No lock is held while a password is verified or storage is waited for.
 //
 // # The life of a body
@@ -56,6 +59,14 @@
 //
 // # Decisions
 //
+//   - 2026-11-25: from networks that an account doesn't permit no password is looked at:
+//     ReasonNetwork for every name of its domains and every password. Before, a right
+//     password was told apart from a wrong one there, and wrong ones couldn't count, for
+//     then anybody could lock out users whose network keeps him off. What a stranger learns
+//     is that the domain has permitted networks.
+//   - 2026-11-25: LOGIN-DELAY is asked last, when a login has come through everything else:
+//     told earlier it would say that the user exists (RFC 2449 section 8.1.1). The same
+//     session is let in again, for the router repeats a login whose answer was lost.
 //   - 2026-11-25: keys for SCRAM stand in the address's record, beside the hash of the
 //     same password, and are kept, replaced and lost with it. A record from before has
 //     none, until its password is set again: its user can't log in by SCRAM, and is refused
