@@ -51,10 +51,8 @@ proto-check: $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc # generated code
 	for f in $$dir/proto/postern/v1/*.go; do diff -q $$f proto/postern/v1/$$(basename $$f) || { echo "run make proto"; exit 1; }; done
 
 .PHONY: fuzz
-fuzz: ## every fuzz target, FUZZTIME each (10s)
-	@set -e; grep -roE '^func Fuzz[A-Za-z0-9_]+' --include=*_test.go pkg cmd | sed 's/:func /:/' | while IFS=: read -r file name; do \
-		echo "== $$(dirname $$file) $$name"; \
-		$(GO) test ./$$(dirname $$file) -run '^$$' -fuzz "^$$name\$$" -fuzztime $(or $(FUZZTIME),10s); done
+fuzz: ## every fuzz target, FUZZTIME each (10s); it goes on after a finding and names them all at the end
+	.ci/fuzz
 
 .PHONY: sim
 sim: ## thousands of simulated runs of a shard in a hostile world, and every mutant found (SEEDS=5000)

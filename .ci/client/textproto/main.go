@@ -8,6 +8,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -64,7 +65,8 @@ func dial() (client, error) {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
 	host := os.Getenv("POP_HOST")
-	conn, err := tls.Dial("tcp", net.JoinHostPort(host, os.Getenv("POP_PORT")), &tls.Config{RootCAs: pool})
+	dialer := tls.Dialer{Config: &tls.Config{RootCAs: pool}}
+	conn, err := dialer.DialContext(context.Background(), "tcp", net.JoinHostPort(host, os.Getenv("POP_PORT")))
 	if err != nil {
 		return client{}, err
 	}
