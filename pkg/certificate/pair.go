@@ -72,7 +72,7 @@ func (p *pair) take(cert, key []byte) error {
 	}
 	made, err := tls.X509KeyPair(cert, key)
 	if err != nil {
-		return fmt.Errorf("%s, %s: %w", p.Cert, p.Key, err)
+		return fmt.Errorf("%s and %s are no pair: %w", p.Cert, p.Key, err)
 	}
 	p.kept, p.keptSum = &made, digest(cert, key, nil)
 	return nil

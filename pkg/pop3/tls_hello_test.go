@@ -80,8 +80,8 @@ type serverHello struct {
 // alert is the server's refusal.
 type alert byte
 
-// protocolVersion refuses for the version alone, whatever suites there are.
-const protocolVersion = alert(70)
+// errProtocolVersion refuses for the version alone, whatever suites there are.
+const errProtocolVersion = alert(70)
 
 func (a alert) Error() string { return tls.AlertError(a).Error() }
 
@@ -152,13 +152,13 @@ func TestOldProtocols(t *testing.T) {
 	for name, version := range map[string]uint16{"SSL 3.0": 0x0300, "TLS 1.0": tls.VersionTLS10, "TLS 1.1": tls.VersionTLS11} {
 		h := modernHello()
 		h.record, h.version, h.suites = min(version, tls.VersionTLS10), version, everything
-		if got, err := greet(t, address, h.octets()); !errors.Is(err, protocolVersion) {
+		if got, err := greet(t, address, h.octets()); !errors.Is(err, errProtocolVersion) {
 			t.Errorf("%s: version %x, %v", name, got.version, err)
 		}
 		// RFC 8446 section 4.2.1: the version that the extension says counts.
 		h = modernHello()
 		h.extensions = append(h.extensions, extension(43, 2, byte(version>>8), byte(version))...)
-		if got, err := greet(t, address, h.octets()); !errors.Is(err, protocolVersion) {
+		if got, err := greet(t, address, h.octets()); !errors.Is(err, errProtocolVersion) {
 			t.Errorf("%s as the only supported_versions: version %x, %v", name, got.version, err)
 		}
 	}
@@ -166,7 +166,7 @@ func TestOldProtocols(t *testing.T) {
 	for _, version := range []uint16{0x0002, tls.VersionTLS12} {
 		body := append([]byte{1, byte(version >> 8), byte(version), 0, 9, 0, 0, 0, 16, 1, 0, 0x80, 7, 0, 0xc0, 3, 0, 0x80}, make([]byte, 16)...)
 		octets := append([]byte{0x80, byte(len(body))}, body...)
-		if got, err := greet(t, address, octets); !errors.Is(err, protocolVersion) {
+		if got, err := greet(t, address, octets); !errors.Is(err, errProtocolVersion) {
 			t.Errorf("SSL 2.0 hello: version %x, %v", got.version, err)
 		}
 	}
