@@ -55,6 +55,7 @@ func TestDemo(t *testing.T) {
 			t.Errorf("a user of je at us: %v", err)
 		}
 	})
+	t.Run("everywhere", func(t *testing.T) { r.in(t).everywhere() })
 	t.Run("SCRAM", func(t *testing.T) { r.in(t).proofs() })
 	t.Run("continuity", func(t *testing.T) { r.in(t).continuity() })
 	t.Run("changes", func(t *testing.T) { r.in(t).changes() })

@@ -210,7 +210,7 @@ func (b *bench) run(input string, args ...string) (string, error) {
 	return out.String(), err
 }
 
-func noError(t *testing.T, err error) {
+func noError(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
