@@ -99,6 +99,7 @@ func TestUniqueIDs(t *testing.T) {
 // TestSnapshots is TXN-20, UPD-06 to UPD-10 and RFC 1939 sections 4 and 6: any number of
 // sessions, each with its own numbers, whatever the others remove; nobody is locked out, and
 // a wrong password is no more than that; mail goes on to arrive.
+// There is no lock, so no [IN-USE] either (RFC 2449 section 8.1.2).
 func TestSnapshots(t *testing.T) {
 	at := startStandalone(t)
 	at.receive("Subject: 0\r\n\r\n", "Subject: 1\r\n\r\n", "Subject: 2\r\n\r\n")
@@ -179,6 +180,7 @@ func TestEverySecondMessage(t *testing.T) {
 // everywhere is PRD-01 to PRD-04: one maildrop at every region's front, with the same
 // unique-ids, sizes and octets; sessions side by side at all of them; what is removed at one
 // is gone at all at once; and EXPIRE says the class (RFC 2449 section 6.7).
+// No session locks another out (RFC 1939 section 4).
 func (r *running) everywhere() {
 	r.t.Helper()
 	user := r.makeUsers("eu", 1)[0]

@@ -89,7 +89,7 @@ func (r *running) lockouts() {
 	r.postern("address", "remove", info)
 }
 
-// loginDelay: announced before the login, and enforced (RFC 2449 sections 6.5 and 8.1.1).
+// loginDelay is PRD-07 and CAP-10: announced before the login, and enforced (RFC 2449 sections 6.5 and 8.1.1).
 func (r *running) loginDelay() {
 	r.t.Helper()
 	ben := r.user("eu", kindLocal)

@@ -212,6 +212,7 @@ func TestUnknownOutcome(t *testing.T) {
 
 // TestTraceHeader checks what the other tests' senders and clients don't show,
 // the empty sender among it (LMTP-06, RFC 5321 section 4.5.5).
+// LMTP-07 (RFC 5321 section 4.4) is that there is one, with the sender.
 func TestTraceHeader(t *testing.T) {
 	base := trace{sender: "s@example.test", to: "a@example.test", client: "[IPv6:::1]", remote: addrPort("[2001:db8::1]:1").Addr(), hostname: "h", id: "i"}
 	for want, change := range map[string]func(*trace){

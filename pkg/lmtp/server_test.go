@@ -273,6 +273,7 @@ func TestManyStrangers(t *testing.T) {
 }
 
 // TestCut is LMTP-09: no message appears that was cut before its end, wherever.
+// See RFC 5321 section 4.5.2.
 func TestCut(t *testing.T) {
 	room := &mailroom{}
 	s, address := start(t, Config{Deliverer: room})

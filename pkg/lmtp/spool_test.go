@@ -163,7 +163,7 @@ func (h *hashing) Deliver(_ context.Context, e maildrop.Envelope, b maildrop.Bod
 	return err
 }
 
-// TestLargeMessage: 64 MiB to three recipients, exact, and in bounded memory.
+// TestLargeMessage is SCL-03 on its way in (RFC 1939 section 5): 64 MiB to three recipients, exact, and in bounded memory.
 func TestLargeMessage(t *testing.T) {
 	const size = 64 << 20
 	room := &hashing{}

@@ -132,6 +132,7 @@ func (s script) runPieces(t *testing.T, pieces, want []string) {
 
 // TestIdle is LIM-05 to LIM-07: ten minutes of silence, by any measure; then closed
 // without a word and without UPDATE.
+// See RFC 1939 section 3.
 func TestIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBox("five")
@@ -158,6 +159,7 @@ func TestIdle(t *testing.T) {
 }
 
 // TestPreLogin is LIM-08, also for a stranger whose octets drip in.
+// The ten minutes of RFC 1939 section 3 are for those who have logged in.
 func TestPreLogin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := testServer(t, newBox("five"), nil)

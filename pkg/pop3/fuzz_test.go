@@ -53,7 +53,7 @@ const (
 	scramFinal = "Yz1iaXdzLHI9Y2xpZW50c2VydmVyLHA9UW5SM1JOUFhLeHd2V0hOSDUyM1h5UkYrMzgrUVhCQ1pxMXpvT0pZREhqZz0="
 )
 
-// TestConversations tries what clients say in orders that no client has.
+// TestConversations is TXN-28 (RFC 1939 section 3), and tries what clients say in orders that no client has.
 func TestConversations(t *testing.T) {
 	words := []string{
 		"USER alice@example.com", "PASS secret", "PASS wrong", "AUTH PLAIN", "AUTH PLAIN AGFsaWNlQGV4YW1wbGUuY29tAHNlY3JldA==",

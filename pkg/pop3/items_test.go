@@ -206,7 +206,7 @@ func TestCutRetrieval(t *testing.T) {
 	c.expect(".", "+OK goodbye, nothing was removed")
 }
 
-// TestVisitors is ROB-03 and ROB-04: monitors that only connect, and users that only log in,
+// TestVisitors is ROB-03, ROB-04 and TLS-16: monitors that only connect, and users that only log in,
 // disturb nobody.
 func TestVisitors(t *testing.T) {
 	address := listen(t, newBox("five"), nil)
@@ -217,10 +217,14 @@ func TestVisitors(t *testing.T) {
 		}
 		raw.Close()
 	}
+	began := time.Now()
 	for range 50 {
 		c := mustDial(t, address, &tls.Config{})
 		c.expect("+OK *")
 		c.raw.Close()
+	}
+	if each := time.Since(began) / 50; each > time.Second {
+		t.Errorf("the greeting comes after %v", each)
 	}
 	for range 20 {
 		c := mustDial(t, address, &tls.Config{})

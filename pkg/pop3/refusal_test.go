@@ -43,7 +43,7 @@ func everyRefusal() (replies []Step) {
 	return replies
 }
 
-// TestRefusals holds every refusal that can be sent against maildrop's table, and the
+// TestRefusals is CAP-15 (RFC 2449 section 8, RFC 3206): it holds every refusal that can be sent against maildrop's table, and the
 // table against what can be sent.
 func TestRefusals(t *testing.T) {
 	seen := make(map[maildrop.Reason]bool)

@@ -17,7 +17,8 @@ import (
 	"github.com/postern-pop/postern/pkg/maildrop"
 )
 
-// TestAdvertised is STYLE's rule and SASL-21: what CAPA says is there, and what is there
+// TestAdvertised is CAP-03, I18N-07 and SASL-21 (RFC 2449 sections 4 and 5, RFC 5034 section 3,
+// RFC 6856): what CAPA says is there, and what is there
 // has its line.
 func TestAdvertised(t *testing.T) {
 	d := newDriver(newBox("five"))
@@ -85,6 +86,7 @@ func TestAnonymous(t *testing.T) {
 
 // TestLimits is LIM-01 to LIM-03: 255 octets are a command, more are refused whole, and
 // only AUTH may be longer.
+// See RFC 2449 section 4.
 func TestLimits(t *testing.T) {
 	pad := func(verb string, size int) string { return verb + strings.Repeat("x", size-2-len(verb)) }
 	for _, test := range []struct{ line, reply string }{

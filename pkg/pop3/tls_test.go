@@ -168,6 +168,7 @@ func TestLastWords(t *testing.T) {
 }
 
 // TestPipelinedLists is PIPE-03: 5000 commands in one write.
+// See RFC 2449 section 6.6.
 func TestPipelinedLists(t *testing.T) {
 	address := listen(t, newBox("five"), nil)
 	c := mustDial(t, address, &tls.Config{})
@@ -199,6 +200,7 @@ func (c *client) records(end string) (all []string) {
 
 // TestRecordEnds is ROB-10 and ROB-11: the end of a multi-line reply lies whole in
 // the last record, and small replies are one record.
+// See RFC 8446 section 5.1.
 func TestRecordEnds(t *testing.T) {
 	b := newBox("many")
 	for i := range 64 {
