@@ -184,21 +184,6 @@ func (p *POP) UIDs() (map[int]string, error) {
 	return uids, p.scan("UIDL", func(n int, rest string) error { uids[n] = rest; return nil })
 }
 
-// Capabilities is CAPA's list (RFC 2449 section 5).
-func (p *POP) Capabilities() (list []string, err error) {
-	if _, err := p.Command("CAPA"); err != nil {
-		return nil, err
-	}
-	for {
-		p.conn.SetDeadline(time.Now().Add(Patience))
-		text, err := line(p.lines)
-		if err != nil || text == "." {
-			return list, err
-		}
-		list = append(list, text)
-	}
-}
-
 func (p *POP) scan(verb string, entry func(n int, rest string) error) error {
 	if _, err := p.Command("%s", verb); err != nil {
 		return err
