@@ -33,7 +33,7 @@ type regionStore struct {
 	*config.Region
 	store  blob.Store
 	closer io.Closer
-	unseal func(context.Context, blob.Store, string) (blob.Store, error) // nil: nothing is encrypted
+	unseal sealer // nil: nothing is encrypted
 	where  string
 	log    *slog.Logger
 }
@@ -70,7 +70,7 @@ func (r *regionStore) shard(ctx context.Context, number int) (shard.Config, erro
 	if r.unseal == nil {
 		return c, nil
 	}
-	opened, err := r.unseal(ctx, r.store, c.Prefix())
+	opened, err := r.unseal(ctx, r.store, c.Prefix(), nil)
 	if err != nil {
 		return c, err
 	}

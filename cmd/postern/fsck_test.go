@@ -69,7 +69,7 @@ func (a *audited) owns(address maildrop.Address, use func(*shard.Shard)) {
 	encrypt, err := seal(a.region.Storage.Encryption, noLog)
 	noError(a.t, err)
 	if encrypt != nil {
-		c.Store, err = encrypt(context.Background(), store, c.Prefix())
+		c.Store, err = encrypt(context.Background(), store, c.Prefix(), nil)
 		noError(a.t, err)
 	}
 	s, err := shard.Open(context.Background(), c, 0)

@@ -157,9 +157,21 @@ func describe(w io.Writer, key string, object []byte) error {
 	return err
 }
 
-// describeKey says what a key object of a sealed store holds: see package sealed. The wrapped
-// key is left out.
+// describeKey says what a key object of a sealed store holds, which is there twice: see
+// package sealed. The wrapped key is left out.
 func describeKey(w io.Writer, b []byte) error {
+	half := len(b) / 2
+	first, second := describeKeyOnce(io.Discard, b[:half]), describeKeyOnce(io.Discard, b[half:])
+	switch {
+	case first != nil && second != nil: // or the only one, as the first releases wrote it
+		return describeKeyOnce(w, b)
+	case first != nil:
+		return errors.Join(describeKeyOnce(w, b[half:]), first)
+	}
+	return errors.Join(describeKeyOnce(w, b[:half]), second)
+}
+
+func describeKeyOnce(w io.Writer, b []byte) error {
 	const head = 34
 	if len(b) < head+2+4 || crc32.Checksum(b[:len(b)-4], crc32.MakeTable(crc32.Castagnoli)) != bin.LittleEndian.Uint32(b[len(b)-4:]) {
 		return &maildrop.Error{Op: "dump", Kind: maildrop.Corrupt, Err: errors.New("the key object's checksum is wrong")}

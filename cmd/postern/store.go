@@ -86,9 +86,12 @@ func awaitStore(ctx context.Context, cfg config.Storage, log *slog.Logger, to pr
 	}
 }
 
+// sealer encrypts a shard's part of a store.
+type sealer = func(ctx context.Context, store blob.Store, prefix string, found func(key string, octet int64, what string)) (blob.Store, error)
+
 // seal is what encrypts a shard's part of the store; nil when the settings ask
 // for no encryption.
-func seal(cfg *config.Encryption, log *slog.Logger) (func(context.Context, blob.Store, string) (blob.Store, error), error) {
+func seal(cfg *config.Encryption, log *slog.Logger) (sealer, error) {
 	if cfg == nil {
 		return nil, nil
 	}
@@ -96,8 +99,8 @@ func seal(cfg *config.Encryption, log *slog.Logger) (func(context.Context, blob.
 	if err != nil {
 		return nil, fmt.Errorf("storage.encryption: %w", err)
 	}
-	return func(ctx context.Context, store blob.Store, prefix string) (blob.Store, error) {
-		return sealed.Open(ctx, store, prefix, wrapper, sealed.Options{Plain: cfg.AllowPlain, Log: log})
+	return func(ctx context.Context, store blob.Store, prefix string, found func(string, int64, string)) (blob.Store, error) {
+		return sealed.Open(ctx, store, prefix, wrapper, sealed.Options{Plain: cfg.AllowPlain, Log: log, Found: found})
 	}, nil
 }
 

@@ -50,6 +50,19 @@ type Info struct {
 	Size int64 // octets
 }
 
+// MirrorGap is how many octets of zero a Mirrored body has before its mirror.
+const MirrorGap = 16
+
+// Mirrored is a body whose end says again what its beginning says, so that damage
+// in one of them costs nothing. A Store that can only read whole pieces of an object,
+// as one that encrypts does, lets no piece hold octets of both sides: it may leave out the
+// octets of the gap to have room for that, and reads them as zero.
+type Mirrored interface {
+	io.Reader
+	// Mirror is the offset of the second telling, behind the gap.
+	Mirror() int64
+}
+
 // Store keeps objects. Implementations are safe for concurrent use.
 type Store interface {
 	// Create makes the object at key of exactly size octets from body, unless

@@ -26,8 +26,8 @@ type Config struct {
 	Log      *slog.Logger
 
 	// Unseal makes what reads a shard's part of the store out of the store, where
-	// mail at rest is encrypted; nil: it isn't.
-	Unseal func(ctx context.Context, store blob.Store, prefix string) (blob.Store, error)
+	// mail at rest is encrypted; nil: it isn't. It tells found of damage that it makes good.
+	Unseal func(ctx context.Context, store blob.Store, prefix string, found func(key string, octet int64, what string)) (blob.Store, error)
 
 	// Found is told of damage as soon as it is certain, one at a time; of what an
 	// interrupted run had found, at the begin. nil: nobody is.

@@ -165,8 +165,9 @@ func TestALedgerWithoutABeginning(t *testing.T) {
 		w.deliver(anna, large)
 		keys := append(w.keys(ledger.ObjectLedger), w.keys(ledger.ObjectBody)...)
 		flip := func(b []byte) []byte { b[len(b)-20] ^= 1; return b }
-		w.store.Alter(keys[0], flip)
-		w.store.Alter(keys[len(keys)-3], flip)
+		both := func(b []byte) []byte { b[20] ^= 1; return flip(b) }
+		w.store.Alter(keys[0], both)
+		w.store.Alter(keys[len(keys)-3], both)
 		w.store.Alter(keys[len(keys)-1], flip)
 		d := damages(verified(t, w.store))
 		if len(d) != 4 || d[0].Key != keys[len(keys)-1] || d[1].Key != keys[0] || d[2].Key != keys[len(keys)-3] || d[3].Key != "eu/shard-0003" {

@@ -20,7 +20,7 @@ type listing struct {
 func list(ctx context.Context, store blob.Store, prefix string) (*listing, error) {
 	l := &listing{
 		names: map[ledger.ObjectKind]map[string]int64{
-			ledger.ObjectLedger: {}, ledger.ObjectPack: {}, ledger.ObjectBody: {},
+			ledger.ObjectLedger: {}, ledger.ObjectPack: {}, ledger.ObjectBody: {}, ledger.ObjectForgotten: {},
 		},
 		parts: make(map[string]Usage), stored: make(map[ledger.ObjectKind]Usage),
 	}
@@ -37,7 +37,7 @@ func (l *listing) take(key string, size int64) {
 	folder, name, _ := strings.Cut(key, "/")
 	kind := l.kind(ledger.ObjectKind(folder), name)
 	switch kind {
-	case ledger.ObjectLedger, ledger.ObjectPack, ledger.ObjectBody:
+	case ledger.ObjectLedger, ledger.ObjectPack, ledger.ObjectBody, ledger.ObjectForgotten:
 		l.names[kind][name] = size
 	case KindManifest:
 		l.manifests = append(l.manifests, name)
@@ -56,7 +56,7 @@ func (l *listing) take(key string, size int64) {
 func (*listing) kind(kind ledger.ObjectKind, name string) ledger.ObjectKind {
 	valid := false
 	switch kind {
-	case ledger.ObjectLedger, ledger.ObjectPack, ledger.ObjectBody:
+	case ledger.ObjectLedger, ledger.ObjectPack, ledger.ObjectBody, ledger.ObjectForgotten:
 		valid = ledger.ValidName(kind, name)
 	case KindManifest:
 		_, valid = ledger.CheckpointOf(name)

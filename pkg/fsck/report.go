@@ -78,7 +78,9 @@ type Shard struct {
 	Garbage map[ledger.ObjectKind]Usage `json:"garbage"` // objects that nothing names; some may be on their way
 	Checked Usage                       `json:"checked"` // objects and octets that were read
 	Damage  []Damage                    `json:"damage"`
-	More    int                         `json:"more_damage,omitempty"` // beyond maxDamage: counted, not kept
+	// Forgotten are ledger objects that were lost, and that it was decided to go on without.
+	Forgotten []string `json:"forgotten,omitempty"`
+	More      int      `json:"more_damage,omitempty"` // beyond maxDamage: counted, not kept
 }
 
 // maxDamage bounds what is kept of one shard's damage.

@@ -3,8 +3,10 @@ package fsck
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/postern-pop/postern/pkg/ledger"
@@ -27,6 +29,9 @@ type walk struct {
 	checker *ledger.Checker
 	current *current
 	certain []Damage // of the batch at work
+
+	mu     sync.Mutex
+	mended map[string]Damage // by key: what the store below made good
 }
 
 // object names an object to be read whole; of a checkpoint the manifest, for all
@@ -59,6 +64,8 @@ func (r *run) walk(ctx context.Context, number int) (*Shard, error) {
 	if err := w.viewDamage(ctx); err != nil {
 		return nil, errors.Join(err, r.state.save(true))
 	}
+	w.mendedDamage()
+	s.Forgotten = slices.Sorted(maps.Keys(w.listed.names[ledger.ObjectForgotten]))
 	s.Checked, s.Damage, s.More = w.current.Checked, append(s.Damage, w.current.Damage...), w.current.More
 	return &s, nil
 }
@@ -78,12 +85,35 @@ func (w *walk) unseal(ctx context.Context) (err error) {
 	if w.Unseal == nil {
 		return nil
 	}
-	opened, err := w.Unseal(ctx, w.config.Store, w.config.Prefix())
+	opened, err := w.Unseal(ctx, w.config.Store, w.config.Prefix(), w.mend)
 	if err != nil {
 		return err
 	}
 	w.config.Store = w.reading(opened)
 	return w.list(ctx)
+}
+
+// mend takes in what the store below found damaged and made good.
+func (w *walk) mend(key string, octet int64, what string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.mended == nil {
+		w.mended = make(map[string]Damage)
+	}
+	w.mended[key] = Damage{Key: key, Octet: int(octet), What: what}
+}
+
+// mendedDamage reports it, but for objects that are known to be damaged already.
+func (w *walk) mendedDamage() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, d := range w.current.Damage {
+		delete(w.mended, d.Key)
+	}
+	for _, d := range w.mended {
+		w.confirm(d)
+	}
+	w.commit()
 }
 
 // open makes the view. A ledger that can't be read, twice, is damage.
@@ -118,6 +148,9 @@ func (w *walk) survey(now time.Time) (Shard, map[object]wanted) {
 	}
 	if w.view == nil {
 		for kind, names := range w.listed.names {
+			if kind == ledger.ObjectForgotten {
+				continue // read with the view
+			}
 			for name := range names {
 				objects[object{kind, name}] = wanted{}
 			}
@@ -288,6 +321,11 @@ func (w *walk) within(key string) string {
 // confirm takes in what is certain.
 func (w *walk) confirm(d Damage) {
 	d.Shard = w.config.Number
+	if name, ok := strings.CutPrefix(d.Key, w.checker.Key(ledger.ObjectLedger, "")); ok {
+		if _, forgotten := w.listed.names[ledger.ObjectForgotten][name]; forgotten {
+			d.What, d.Dead = d.What+"; it is forgotten, by postern ledger forget", true
+		}
+	}
 	w.certain = append(w.certain, d)
 }
 

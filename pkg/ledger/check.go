@@ -72,7 +72,10 @@ func (c *Checker) Ledger(ctx context.Context, name string, frames []Frame) (Chec
 
 // records verifies all of a ledger object but the bodies, and returns where these are.
 func (c *Checker) records(checked *Checked, key, name string, b []byte) (identity uint32, frames []Frame, err error) {
-	h, err := decodeHeader(b)
+	h, entries, damages, err := decodeEither(b)
+	for _, damaged := range damages {
+		checked.add(key, damaged)
+	}
 	if err != nil {
 		return c.identity, nil, checked.note(key, err)
 	}
@@ -82,12 +85,6 @@ func (c *Checker) records(checked *Checked, key, name string, b []byte) (identit
 		checked.add(key, damage(atSequence, fmt.Sprintf("the object says it is sequence %d", h.sequence)))
 	case c.known && h.identity != c.identity:
 		checked.add(key, damage(atIdentity, "the object is of another ledger"))
-	case len(b) != h.size():
-		checked.add(key, lengthDamage(len(b), h.size()))
-	}
-	entries, err := decodeRecords(h, b[headerSize:])
-	if err != nil {
-		return h.identity, nil, checked.note(key, err)
 	}
 	checked.Entries = entries
 	for _, e := range entries {

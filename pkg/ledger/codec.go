@@ -10,20 +10,24 @@ import (
 // Limits of the format. What exceeds them is refused by Append and, read from
 // storage, is damage.
 const (
-	MaxObject   = 32 << 20               // octets of one ledger object
-	MaxBatch    = MaxObject - headerSize // sum of Draft.Size that fits into one object
-	MaxRecords  = 65535                  // records in one object
-	MaxInline   = 1 << 20                // octets of a body inside a ledger object
-	MaxText     = 4096                   // octets of any text in a record
-	MaxGroups   = 1024                   // groups of one address
-	MaxMessages = 1 << 20                // messages of one removal
-	MaxPacked   = 65535                  // messages of one pack
-	MaxPack     = 16 << 20               // octets of one pack object
+	MaxObject   = 32 << 20              // octets of one ledger object
+	MaxBatch    = MaxObject - fixedSize // sum of Draft.Size that fits into one object
+	MaxRecords  = 65535                 // records in one object
+	MaxInline   = 1 << 20               // octets of a body inside a ledger object
+	MaxText     = 4096                  // octets of any text in a record
+	MaxGroups   = 1024                  // groups of one address
+	MaxMessages = 1 << 20               // messages of one removal
+	MaxPacked   = 65535                 // messages of one pack
+	MaxPack     = 16 << 20              // octets of one pack object
 )
 
 // MaxSequence is the greatest sequence: UIDs have 40 bits for it. At 100
 // objects a second that is 348 years.
 const MaxSequence = 1<<40 - 1
+
+// MaxEpoch is the greatest epoch: UIDs have 32 bits for it. At a take-over a
+// second that is 136 years.
+const MaxEpoch = 1<<32 - 1
 
 // noTime stands for the zero time, whose nanoseconds int64 can't hold.
 const noTime = math.MinInt64

@@ -309,19 +309,27 @@ func mend(b []byte) []byte {
 	return b
 }
 
+// UIDs of two epochs differ, also of one position; within a ledger their order is
+// that of the positions, from the old form to the new one too.
 func TestUID(t *testing.T) {
-	if got, want := UID(0xdeadbeef, At(1, 2)), "rqmrtro00000008008"; got != want {
-		t.Errorf("UID = %q, want %q", got, want)
+	for epoch, want := range map[uint32]string{0: "rqmrtro00000008008", 1: "rqmrtro00000008008000001", MaxEpoch: "rqmrtro0000000800bvvvvvv"} {
+		if got := UID(0xdeadbeef, At(1, 2), epoch); got != want {
+			t.Errorf("UID of epoch %d = %q, want %q", epoch, got, want)
+		}
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		identity := rapid.Uint32().Draw(t, "identity")
 		a, b := genPosition(t), genPosition(t)
-		uidA, uidB := UID(identity, a), UID(identity, b)
-		if len(uidA) != 18 || strings.Trim(uidA, "0123456789abcdefghijklmnopqrstuv") != "" {
+		epochA, epochB := rapid.Uint32().Draw(t, "epoch"), rapid.Uint32().Draw(t, "epoch")
+		uidA, uidB := UID(identity, a, epochA), UID(identity, b, epochB)
+		if length := map[bool]int{true: 18, false: 24}[epochA == 0]; len(uidA) != length || strings.Trim(uidA, "0123456789abcdefghijklmnopqrstuv") != "" {
 			t.Fatalf("UID = %q", uidA)
 		}
-		if strings.Compare(uidA, uidB) != compare(a, b) {
+		if a != b && strings.Compare(uidA, uidB) != compare(a, b) {
 			t.Fatalf("%v and %v are %s and %s", a, b, uidA, uidB)
+		}
+		if other := UID(identity, a, epochB); (other == uidA) != (epochA == epochB) {
+			t.Fatalf("%v is %s in epoch %d and %s in epoch %d", a, uidA, epochA, other, epochB)
 		}
 	})
 }

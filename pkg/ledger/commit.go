@@ -77,7 +77,7 @@ func outcome(inDoubt bool, err, ended error) error {
 
 // attempt is one try: nil, a takenError, errUnknown, or what the store said.
 func (f files) attempt(ctx context.Context, key string, object []byte, head int) error {
-	err := f.store.Create(ctx, key, bytes.NewReader(object), int64(len(object)))
+	err := f.store.Create(ctx, key, bodyOf(object), int64(len(object)))
 	if !errors.Is(err, blob.ErrExists) || errors.Is(err, blob.ErrMaybe) {
 		return err
 	}
@@ -90,14 +90,19 @@ func (f files) attempt(ctx context.Context, key string, object []byte, head int)
 		// Deleted since. Creating it anew would write into a part of the ledger
 		// that nobody reads any more: never repeat.
 		return fmt.Errorf("%w: %s: %w", errUnknown, key, errGone)
-	case err != nil && !errors.Is(err, io.EOF):
+	case err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, ErrCorrupt):
 		return fmt.Errorf("%w: %s is there and can't be read: %w", blob.ErrMaybe, key, err)
 	case bytes.Equal(there[:n], object[:head]):
 		return nil
 	}
-	h, err := decodeHeader(there[:n])
-	if err != nil {
+	h, err := f.readHeader(ctx, key)
+	switch ours, notOurs := decodeHeader(object); {
+	case err != nil && (errors.Is(err, ErrCorrupt) || errors.Is(err, ErrVersion)):
 		return fmt.Errorf("%w: %s is there: %w", errUnknown, key, err)
+	case err != nil:
+		return fmt.Errorf("%w: %s is there and can't be read: %w", blob.ErrMaybe, key, err)
+	case notOurs == nil && h == ours:
+		return nil
 	}
 	return &takenError{key: key, epoch: h.epoch}
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"path"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -47,13 +49,62 @@ func verify(store blob.Store) error {
 	return nil
 }
 
-// Each single bit of each object: a changed one is noticed, and the error says where.
-func TestEachFlippedBitIsNoticed(t *testing.T) {
-	store := sample(t)
-	if err := verify(store.Clone()); err != nil {
-		t.Fatal(err)
+// opened is what a ledger is worked out into, and what of its mail can be read.
+type opened struct {
+	*history
+	ledger *Ledger
+	bodies map[Position][]byte
+	failed []error
+}
+
+func openDamaged(store blob.Store) (*opened, error) {
+	o := &opened{history: &history{}, bodies: map[Position][]byte{}}
+	var err error
+	if o.ledger, err = Open(context.Background(), Config{Store: store, Prefix: prefix}, o.begin); err != nil {
+		return nil, err
 	}
-	bits := 0
+	for _, e := range o.entries {
+		if d, ok := e.Record.(*Delivery); ok {
+			body, err := o.ledger.ReadBody(context.Background(), e.Position, Place{Offset: e.Offset}, d.Wire)
+			if err != nil {
+				o.failed = append(o.failed, err)
+				continue
+			}
+			o.bodies[e.Position] = body
+		}
+	}
+	return o, nil
+}
+
+// faithful holds what a damaged ledger says against what the sound one does: all records
+// are there, and each body is the right one or an error that names the object.
+func (o *opened) faithful(t *testing.T, sound *opened, key string) {
+	t.Helper()
+	n := len(sound.entries) - 1 // without the fence of its own opening
+	if len(o.entries) <= n || !reflect.DeepEqual(o.entries[:n], sound.entries[:n]) {
+		t.Fatalf("%s: %d records, want %d, or others", key, len(o.entries), n)
+	}
+	for at, body := range o.bodies {
+		if !bytes.Equal(body, sound.bodies[at]) {
+			t.Fatalf("%s: body of %s isn't what was delivered", key, at)
+		}
+	}
+	for _, err := range o.failed {
+		if !errors.Is(err, ErrCorrupt) || maildrop.KindOf(err) != maildrop.Corrupt || !strings.Contains(err.Error(), key) || !strings.Contains(err.Error(), "octet ") {
+			t.Fatalf("%s: %v; want ErrCorrupt that names object and octet", key, err)
+		}
+	}
+}
+
+// Each single bit of each object: the ledger opens, with all its records and all
+// mail but the one that is hit; it is noticed, and said where.
+func TestEachFlippedBitCostsOneBodyAtMost(t *testing.T) {
+	store := sample(t)
+	sound, err := openDamaged(store.Clone())
+	if err != nil || len(sound.failed) > 0 || len(sound.bodies) < 4 {
+		t.Fatal(err, sound)
+	}
+	bits, costs := 0, map[int]int{}
 	for info := range store.List(context.Background(), prefix, "") {
 		for bit := range info.Size * 8 {
 			damaged := store.Clone()
@@ -61,34 +112,110 @@ func TestEachFlippedBitIsNoticed(t *testing.T) {
 				b[bit/8] ^= 1 << (bit % 8)
 				return b
 			})
-			err := verify(damaged)
-			if !errors.Is(err, ErrCorrupt) || maildrop.KindOf(err) != maildrop.Corrupt || !strings.Contains(err.Error(), info.Key) ||
-				!strings.Contains(err.Error(), "octet ") {
-				t.Fatalf("%s: bit %d: %v; want ErrCorrupt that names object and octet", info.Key, bit, err)
+			checked, err := NewChecker(damaged, prefix).Ledger(context.Background(), path.Base(info.Key), nil)
+			if err != nil || len(checked.Damage) != 1 || checked.Damage[0].Key != info.Key || checked.Damage[0].Octet > int(bit/8) {
+				t.Fatalf("%s: bit %d: checked: %v, %v", info.Key, bit, checked.Damage, err)
 			}
+			o, err := openDamaged(damaged)
+			if err != nil {
+				t.Fatalf("%s: bit %d: %v", info.Key, bit, err)
+			}
+			o.faithful(t, sound, info.Key)
+			said := o.ledger.Damage()
+			if len(said)+len(o.failed) > 1 || len(said) > 0 && (said[0].Key != info.Key || said[0].Octet < 0) {
+				t.Fatalf("%s: bit %d: damage %v, %v", info.Key, bit, said, o.failed)
+			}
+			costs[len(o.failed)]++
 			bits++
 		}
 	}
-	if bits < 3000 {
-		t.Errorf("only %d bits tried", bits)
+	if bits < 3000 || costs[1] < 500 || costs[0] < 3000 {
+		t.Errorf("%d bits tried, costs %v", bits, costs)
 	}
 }
 
+// A cut object costs the bodies that are cut off, and one that lost headers as well
+// says which it is; octets at the end that don't belong there cost nothing.
 func TestCutAndGrownObjects(t *testing.T) {
 	store := sample(t)
+	sound, err := openDamaged(store.Clone())
+	if err != nil {
+		t.Fatal(err)
+	}
 	for info := range store.List(context.Background(), prefix, "") {
 		for length := int64(1); length <= info.Size+1; length++ {
 			if length == info.Size {
 				continue
 			}
-			damaged := store.Clone()
-			damaged.Alter(info.Key, func(b []byte) []byte { return append(b, 0)[:length] })
-			for _, store := range []blob.Store{damaged, blindList{damaged}} {
-				if err := verify(store); !errors.Is(err, ErrCorrupt) {
-					t.Fatalf("%s: %d of %d octets: %v; want ErrCorrupt", info.Key, length, info.Size, err)
+			damaged, head := store.Clone(), 0
+			damaged.Alter(info.Key, func(b []byte) []byte {
+				h, err := decodeHeader(b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				head = headerSize + h.headers
+				return append(b, 0)[:length]
+			})
+			for _, store := range []blob.Store{damaged, blindList{damaged.Clone()}} {
+				o, err := openDamaged(store)
+				var lost *LostError
+				switch {
+				case length < int64(head):
+					if _, listed := store.(blindList); !errors.Is(err, ErrCorrupt) || !listed && !errors.As(err, &lost) {
+						t.Fatalf("%s: %d of %d octets: %v; want a LostError", info.Key, length, info.Size, err)
+					}
+				case err != nil:
+					t.Fatalf("%s: %d of %d octets: %v", info.Key, length, info.Size, err)
+				default:
+					o.faithful(t, sound, info.Key)
+					if len(o.ledger.Damage()) != 1 {
+						t.Fatalf("%s: %d of %d octets: damage %v", info.Key, length, info.Size, o.ledger.Damage())
+					}
 				}
 			}
 		}
+	}
+}
+
+// asVersion1 makes a sound object of what the first releases wrote.
+func asVersion1(t *testing.T, b []byte) []byte {
+	t.Helper()
+	h, err := decodeHeader(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.version = version
+	h.put(b)
+	return b[:h.size()]
+}
+
+// Objects of version 1 are read, and their messages keep the UIDs that they had.
+func TestVersion1(t *testing.T) {
+	store := sample(t)
+	sound, err := openDamaged(store.Clone())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range keys(t, store, "ledger") {
+		store.Alter(key, func(b []byte) []byte { return asVersion1(t, b) })
+	}
+	o, err := openDamaged(store)
+	if err != nil || len(o.failed) > 0 || len(o.ledger.Damage()) > 0 || len(o.bodies) != len(sound.bodies) {
+		t.Fatal(err, o)
+	}
+	for _, e := range o.entries[:len(o.entries)-1] {
+		if e.Mint != 0 {
+			t.Errorf("%s: mint %d", e.Position, e.Mint)
+		}
+	}
+	entries, err := o.ledger.Append(context.Background(), []Draft{message(9)})
+	if err != nil || entries[0].Mint != uint32(o.ledger.Epoch()) {
+		t.Errorf("%v, %v", entries, err)
+	}
+	store.Alter(keys(t, store, "ledger")[1], func(b []byte) []byte { b[20] ^= 1; return b })
+	var lost *LostError
+	if _, err := openDamaged(store); !errors.As(err, &lost) || lost.Sequence != 2 || lost.Key != keys(t, store, "ledger")[1] {
+		t.Errorf("%v; want a LostError of sequence 2", err)
 	}
 }
 

@@ -21,6 +21,8 @@ func Describe(w io.Writer, key string, object []byte) error {
 	switch {
 	case folder == "ledger":
 		d.ledger(object)
+	case folder == "forgotten":
+		d.forgotten(name, object)
 	case folder == "manifest":
 		d.manifest(name, object)
 	case folder == "pack":
@@ -58,18 +60,16 @@ func (d *describer) found(err error) bool {
 }
 
 func (d *describer) ledger(b []byte) {
-	h, err := decodeHeader(b)
-	if d.found(err) {
+	h, entries, damages, err := decodeEither(b)
+	d.found(errors.Join(damages...))
+	d.found(err)
+	if h == (header{}) {
 		return
 	}
 	d.line("ledger object: sequence %d, epoch %d, ledger %08x, durable to %d", h.sequence, h.epoch, h.identity, h.durable)
 	d.line("%d records in %d octets, bodies in %d octets", h.count, h.headers, h.bodies)
-	if len(b) != h.size() {
-		d.found(damage(min(len(b), h.size()), fmt.Sprintf("the object has %d octets, its header says %d", len(b), h.size())))
-	}
-	entries, err := decodeRecords(h, b[headerSize:])
-	if d.found(err) {
-		return
+	if len(entries) < h.count {
+		d.line("records that can be read: %d, before the damage", len(entries))
 	}
 	for _, e := range entries {
 		d.line("%s %s", e.Position, inWords(e.Record))
@@ -78,6 +78,27 @@ func (d *describer) ledger(b []byte) {
 			d.inline(h, e, wire, b)
 		}
 	}
+}
+
+func (d *describer) forgotten(name string, b []byte) {
+	sequence, ok := sequenceOf(name)
+	if !ok {
+		d.found(fmt.Errorf("the key isn't that of a forgotten sequence: %w", ErrLimit))
+		return
+	}
+	f, damaged, err := decodeForgotten(b)
+	d.found(damaged)
+	if d.found(err) {
+		return
+	}
+	if f.Sequence != sequence {
+		d.found(damage(atSequence, fmt.Sprintf("it says that it is of sequence %d", f.Sequence)))
+	}
+	d.line("forgotten: sequence %d of ledger %08x, by %q at %s", f.Sequence, f.Ledger, f.By, stamp(f.Time))
+	if f.Epoch > 0 {
+		d.line("epochs up to %d had begun", f.Epoch)
+	}
+	d.line("because of: %s", f.Why)
 }
 
 // inline checks an inline body.

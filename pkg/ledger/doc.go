@@ -18,15 +18,19 @@
 //	<prefix>/pack/<epoch>-<random>                            bodies moved together
 //	<prefix>/checkpoint/<epoch>-<random>/<number, 6 digits>   parts
 //	<prefix>/manifest/<sequence>-<epoch>-<random>             makes its parts a checkpoint
+//	<prefix>/forgotten/<sequence, 20 digits>                  gone on without: see Forget
 //
-// # A ledger object, version 1 (fixed numbers are little-endian)
+// # A ledger object, version 2 (fixed numbers are little-endian)
 //
-//	┌────────┬────────┬────────┬─────┬────────┬────────┬────────┬─────┐
-//	│ header │ rec. 0 │ rec. 1 │  …  │ rec. n │ body 0 │ body 3 │  …  │
-//	└────────┴────────┴────────┴─────┴────────┴────────┴────────┴─────┘
-//	 72       └─ count records ────────────┘   └─ inline bodies in the
-//	              in `headers` octets             order of their records,
-//	                                              `bodies` octets
+//	┌────────┬────────┬─────┬────────┬────────┬────────┬─────┬────────┬──────────┬────────┐
+//	│ header │ rec. 0 │  …  │ rec. n │ body 0 │ body 3 │  …  │ gap, 0 │ rec. 0…n │ header │
+//	└────────┴────────┴─────┴────────┴────────┴────────┴─────┴────────┴──────────┴────────┘
+//	 72       └─ count records ───┘   └─ inline bodies ────┘  16       └─ the mirror: the
+//	              in `headers` octets    in the order of                  same octets again
+//	                                     their records, `bodies` octets
+//
+// Version 1 ends with the bodies.
+//
 //	header                                  record
 //	  0  8 "PSTNLEDG"                         length of the payload (uvarint)
 //	  8  2 version                            kind (1)
@@ -45,6 +49,21 @@
 // `durable` is the highest sequence that the writer knew to be durable, with all
 // before it, when it made the object. It tells a hole that a crash left from a
 // lost object.
+//
+// # Damage
+//
+//	in a body             costs that message
+//	in header or records  costs nothing: the mirror has them; it is counted and logged
+//	in both               LostError: no owner opens the ledger
+//	the object is gone    LostError, if anything says that it was durable
+//
+// A take-over reads the mirror only where the beginning is damaged. A LostError ends
+// with the object put back, or with Forget, which writes down that the ledger goes on
+// without it: what the object said is undone then, and its sequence is never used again.
+//
+// A UID is made of the identity, the position and the epoch of its object. So where a
+// ledger has lost its last objects, and later ones take their sequences, no UID is given twice:
+// an epoch is begun once. Messages from objects of version 1 keep UIDs without the epoch.
 //
 // A body object is blocks of 256 KiB, the last one shorter, each followed by
 // its CRC-32C (which covers the object's name and the block's number as well).
@@ -184,6 +203,16 @@
 //   - 2026-11-23: the checkpoints to keep are the two newest that this process
 //     found sound or wrote, and "known for an hour" counts from then. Refused: times in
 //     the manifests, which are another machine's wall clock.
+//   - 2026-11-25: headers twice in one object. Refused: an object of their own for the
+//     copies, twice the calls for each append; parity, which mends one place of many octets at a
+//     cost in code that only damage ever runs; reading both each time.
+//   - 2026-11-25: what is beyond repair stops the shard until a person decides. Refused:
+//     going on by itself, since removals in a lost object come back and rules of access are
+//     undone. The note of the decision is an object that its name alone makes valid, so that it
+//     can't be damaged away, and it stands also when the lost object turns up again:
+//     what was answered since rests on its absence.
+//   - 2026-11-25: the epoch in the UID. Refused: leaving sequences out after each take-over, which
+//     only helps as far as the gap is wide; a random number in the fence, which lists as well.
 //   - 2026-11-23: Open repeats what the store refuses, call by call. Refused:
 //     failing at once, which reads a large checkpoint again for one lost packet.
 package ledger

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,7 +56,7 @@ type Stats struct {
 	Skipped uint64 // of these, objects of a fenced owner: not replayed
 	Records uint64 // records replayed and appended
 	Octets  uint64 // sum of the objects' sizes
-	Damaged uint64 // checkpoints that Open found damaged
+	Damaged uint64 // checkpoints and headers that Open found damaged
 }
 
 // Ledger is an open ledger with one writer. All its methods may be called by
@@ -71,6 +72,7 @@ type Ledger struct {
 	turn     chan struct{} // has an element while an append waits to take off
 	writing  chan struct{} // has an element while a checkpoint is written, or Trim deletes
 	spares   spares        // for objects on their way
+	damage   []Damage      // that Open found
 
 	mu      sync.Mutex    // guards what follows; never held during I/O
 	next    uint64        // sequence of the next append
@@ -95,6 +97,9 @@ func (l *Ledger) Identity() uint32 { return l.identity }
 
 // Secret is the ledger's, the same for every owner of it.
 func (l *Ledger) Secret() [32]byte { return l.secret }
+
+// Damage is what Open found damaged and went on without.
+func (l *Ledger) Damage() []Damage { return slices.Clone(l.damage) }
 
 // Last is the highest durable sequence: it and all before it are durable.
 func (l *Ledger) Last() uint64 {

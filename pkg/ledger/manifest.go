@@ -88,7 +88,7 @@ func decodeManifest(c checkpoint, b []byte) (*manifest, error) {
 	if len(b) < manifestSize {
 		return nil, damage(len(b), "object ends in its header")
 	}
-	if err := checkFront(b, manifestMagic, manifestSum(c.name, b), atManifestCRC); err != nil {
+	if err := checkFront(b, manifestMagic, version, manifestSum(c.name, b), atManifestCRC); err != nil {
 		return nil, err
 	}
 	m := &manifest{
@@ -149,7 +149,7 @@ func decodePart(c checkpoint, identity uint32, number int, b []byte) ([]byte, er
 	if len(b) < partSize {
 		return nil, damage(len(b), "object ends in its header")
 	}
-	if err := checkFront(b, partMagic, sumOfPart(c.name, b), atPartCRC); err != nil {
+	if err := checkFront(b, partMagic, version, sumOfPart(c.name, b), atPartCRC); err != nil {
 		return nil, err
 	}
 	payload := b[partSize:]

@@ -20,6 +20,7 @@ func (f files) bodyPrefix() string        { return f.prefix + "/body/" }
 func (f files) packPrefix() string        { return f.prefix + "/pack/" }
 func (f files) checkpointPrefix() string  { return f.prefix + "/checkpoint/" }
 func (f files) manifestPrefix() string    { return f.prefix + "/manifest/" }
+func (f files) forgottenPrefix() string   { return f.prefix + "/forgotten/" }
 func (f files) object(seq uint64) string  { return fmt.Sprintf("%s%020d", f.ledgerPrefix(), seq) }
 func (f files) body(object string) string { return f.bodyPrefix() + object }
 func (f files) pack(object string) string { return f.packPrefix() + object }

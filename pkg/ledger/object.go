@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+
+	"github.com/postern-pop/postern/pkg/blob"
 )
 
 // The object's header. In every later version magic, version and checksum stay
 // where they are, so a damaged version is told from a new one.
 const (
 	magic      = "PSTNLEDG"
-	version    = 1
+	version    = 1 // of all objects but ledger objects
+	mirrored   = 2 // of ledger objects: header and records a second time at the end
 	headerSize = 72
 	nonceSize  = 16
 	crcSize    = 4
@@ -40,6 +43,7 @@ func checksum(crc uint32, b []byte) uint32 { return crc32.Update(crc, castagnoli
 
 // header is a ledger object's, decoded.
 type header struct {
+	version  uint16 // 1 has no mirror; 0 is written as the newest
 	identity uint32
 	epoch    uint64
 	sequence uint64
@@ -50,11 +54,27 @@ type header struct {
 	bodies   int // octets of all bodies with their checksums
 }
 
+// mint is what UIDs of the object's messages say of its epoch.
+func (h header) mint() uint32 {
+	if h.version == version {
+		return 0
+	}
+	return uint32(h.epoch)
+}
+
 // size is the whole object's.
-func (h header) size() int { return headerSize + h.headers + h.bodies }
+func (h header) size() int {
+	if h.version == version {
+		return headerSize + h.headers + h.bodies
+	}
+	return headerSize + h.headers + h.bodies + blob.MirrorGap + h.headers + headerSize
+}
 
 func (h header) put(b []byte) {
 	putFront(b, magic, h.identity)
+	if h.version != version {
+		binary.LittleEndian.PutUint16(b[atVersion:], mirrored)
+	}
 	binary.LittleEndian.PutUint64(b[atEpoch:], h.epoch)
 	binary.LittleEndian.PutUint64(b[atSequence:], h.sequence)
 	binary.LittleEndian.PutUint64(b[atDurable:], h.durable)
@@ -71,9 +91,10 @@ func decodeHeader(b []byte) (h header, err error) {
 		return h, damage(len(b), "object ends in its header")
 	}
 	b = b[:headerSize]
-	if err := checkFront(b, magic, checksum(0, b[:atCRC]), atCRC); err != nil {
+	if err := checkFront(b, magic, mirrored, checksum(0, b[:atCRC]), atCRC); err != nil {
 		return h, err
 	}
+	h.version = binary.LittleEndian.Uint16(b[atVersion:])
 	h.identity = binary.LittleEndian.Uint32(b[atIdentity:])
 	h.epoch = binary.LittleEndian.Uint64(b[atEpoch:])
 	h.sequence = binary.LittleEndian.Uint64(b[atSequence:])
@@ -89,7 +110,7 @@ const sealedMagic = "PSTNSEAL"
 // checkFront checks what all objects of a ledger have in common: magic, checksum
 // at its place, version and flags, in this order. Damage is never taken for a
 // newer version.
-func checkFront(b []byte, magic string, sum uint32, atSum int) error {
+func checkFront(b []byte, magic string, newest uint16, sum uint32, atSum int) error {
 	switch string(b[:len(magic)]) {
 	case magic:
 	case sealedMagic:
@@ -100,8 +121,8 @@ func checkFront(b []byte, magic string, sum uint32, atSum int) error {
 	if sum != binary.LittleEndian.Uint32(b[atSum:]) {
 		return damage(0, "checksum is wrong")
 	}
-	if v := binary.LittleEndian.Uint16(b[atVersion:]); v != version {
-		return fmt.Errorf("%s object of version %d, version %d is known: %w", magic, v, version, ErrVersion)
+	if v := binary.LittleEndian.Uint16(b[atVersion:]); v < version || v > newest {
+		return fmt.Errorf("%s object of version %d, versions up to %d are known: %w", magic, v, newest, ErrVersion)
 	}
 	if f := binary.LittleEndian.Uint16(b[atFlags:]); f != 0 {
 		return fmt.Errorf("%s object with flags %#x: %w", magic, f, ErrVersion)
@@ -125,7 +146,7 @@ func (h *header) lengths(b []byte) error {
 	switch {
 	case count < 1 || count > MaxRecords:
 		return damage(atCount, "number of records out of range")
-	case uint64(headers) < uint64(count)*minRecord || uint64(headers)+uint64(bodies) > MaxObject-headerSize:
+	case uint64(headers) < uint64(count)*minRecord || uint64(headers) > MaxObject || uint64(bodies) > MaxObject:
 		return damage(atHeaders, "lengths out of range")
 	case h.sequence < 1 || h.sequence > MaxSequence:
 		return damage(atSequence, "sequence out of range")
@@ -133,6 +154,9 @@ func (h *header) lengths(b []byte) error {
 		return damage(atDurable, "what is durable isn't before the object")
 	}
 	h.count, h.headers, h.bodies = int(count), int(headers), int(bodies)
+	if h.size() > MaxObject {
+		return damage(atHeaders, "lengths out of range")
+	}
 	return nil
 }
 
@@ -173,7 +197,7 @@ func layOut(drafts []Draft, spares *spares) (*batch, error) {
 	if len(drafts) > MaxRecords {
 		return nil, fmt.Errorf("%d records, at most %d: %w", len(drafts), MaxRecords, ErrLimit)
 	}
-	room := headerSize
+	room := fixedSize
 	for _, d := range drafts {
 		room += d.Size()
 	}
@@ -190,7 +214,7 @@ func layOut(drafts []Draft, spares *spares) (*batch, error) {
 		if len(d.Body) > 0 {
 			b.bodies += len(d.Body) + crcSize
 		}
-		if len(b.object)+b.bodies > MaxObject {
+		if (header{headers: len(b.object) - headerSize, bodies: b.bodies}).size() > MaxObject {
 			return nil, fmt.Errorf("object over %d octets: %w", MaxObject, ErrLimit)
 		}
 	}
@@ -208,13 +232,14 @@ func (b *batch) seal(h header) (object []byte, entries []Entry) {
 	for i, d := range b.drafts {
 		at = sealRecord(b.object, at, &crc)
 		e := &b.entries[i]
-		e.Position, e.Epoch = At(h.sequence, uint16(i)), h.epoch
+		e.Position, e.Epoch, e.Mint = At(h.sequence, uint16(i)), h.epoch, h.mint()
 		if e.Offset = 0; len(d.Body) > 0 {
 			e.Offset = uint32(len(b.object))
 			b.object = append(b.object, d.Body...)
 			b.object = binary.LittleEndian.AppendUint32(b.object, bodySum(h.identity, e.Position, d.Body))
 		}
 	}
+	b.object = appendMirror(b.object, headerSize+b.headers)
 	return b.object, b.entries
 }
 
@@ -262,33 +287,35 @@ func inlineWire(r Record) uint64 {
 	return 0
 }
 
-// decodeRecords reads all record headers, which follow the object's header.
+// decodeRecords reads all record headers, which follow the object's header. With
+// damage come the records before it.
 func decodeRecords(h header, b []byte) ([]Entry, error) {
-	if len(b) < h.headers {
-		return nil, damage(headerSize+len(b), "object ends in its record headers")
-	}
-	b = b[:h.headers]
+	short := len(b) < h.headers
+	b = b[:min(h.headers, len(b))]
 	entries := make([]Entry, h.count)
 	crc, at, bodies := h.seed(), 0, uint64(0)
 	for i := range entries {
 		record, n, err := decodeOne(b[at:], &crc)
 		if err != nil {
-			return nil, inRecord(i, headerSize+at, err)
+			if short {
+				err = fmt.Errorf("the object ends in it: %w", ErrCorrupt)
+			}
+			return entries[:i], inRecord(i, headerSize+at, err)
 		}
 		at += n
-		entries[i] = Entry{Position: At(h.sequence, uint16(i)), Epoch: h.epoch, Record: record, Offset: uint32(bodies)}
+		entries[i] = Entry{Position: At(h.sequence, uint16(i)), Epoch: h.epoch, Mint: h.mint(), Record: record, Offset: uint32(bodies)}
 		if wire := inlineWire(record); wire > uint64(h.bodies) {
-			return nil, damage(headerSize+at, "body is longer than the object")
+			return entries[:i], damage(headerSize+at, "body is longer than the object")
 		} else if wire > 0 {
 			bodies += wire + crcSize
 		}
 		if bodies > uint64(h.bodies) {
-			return nil, damage(headerSize+at, "bodies are longer than the object")
+			return entries[:i], damage(headerSize+at, "bodies are longer than the object")
 		}
 		entries[i].settle(h)
 	}
 	if at != h.headers || bodies != uint64(h.bodies) {
-		return nil, damage(headerSize+at, "lengths of records and object differ")
+		return entries, damage(headerSize+at, "lengths of records and object differ")
 	}
 	return entries, nil
 }

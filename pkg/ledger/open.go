@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"math"
 	"strings"
 	"time"
 
@@ -47,14 +46,14 @@ var errAgain = errors.New("the ledger went on meanwhile")
 // written (open again); Transient or Canceled when ctx ended while the store refused.
 func Open(ctx context.Context, config Config, begin func() State) (*Ledger, error) {
 	began := time.Now()
-	damaged := uint64(0)
+	damaged := []Damage(nil)
 	for {
 		o := newOpener(config, begin)
 		err := o.run(ctx)
-		damaged += o.stats.Damaged
+		damaged = append(damaged, o.lost...)
 		switch {
 		case err == nil:
-			o.stats.Damaged = damaged
+			o.lost, o.stats.Damaged = damaged, uint64(len(damaged))
 			o.log.Info("ledger taken over", "epoch", o.epoch, "sequence", o.next-1, "checkpoint", o.covered, "objects", o.stats.Objects,
 				"records", o.stats.Records, "skipped", o.stats.Skipped, "octets", o.stats.Octets, "seconds", time.Since(began).Seconds())
 			return o.ledger(config), nil
@@ -80,9 +79,15 @@ type opener struct {
 	sound   []checkpoint  // of these, all but those found damaged
 	damaged []error       // what is wrong with those
 	covered uint64        // sequence of the checkpoint that was loaded, or 0
-	lost    []Damage      // all of it, for Read
+	lost    []Damage      // all of it
+	missed  []*LostError  // of it, what Open would refuse
 	hole    error         // the object that is missing where the ledger ends, and others are behind
 	proof   time.Duration // when our fence was proven to count
+
+	tolerant  bool                 // Read's
+	forgotten map[uint64]Forgotten // sequences behind the checkpoint that are still to come
+	skipped   []Forgotten          // of these, in order
+	gap       bool                 // one of these came since the last fence: an epoch may have begun in it
 
 	next     uint64 // sequence of the next object
 	epoch    uint64 // of the last fence
@@ -116,7 +121,13 @@ func (o *opener) run(ctx context.Context) error {
 		err = o.loadNewest(ctx)
 	}
 	if err == nil {
+		err = o.listForgotten(ctx)
+	}
+	if err == nil {
 		err = o.replayTail(ctx)
+	}
+	if err == nil {
+		err = o.forgottenEnd(ctx)
 	}
 	if err == nil {
 		err = o.reachesAll()
@@ -145,7 +156,7 @@ func (o *opener) ledger(config Config) *Ledger {
 		files: files{store: config.Store, prefix: config.Prefix}, log: o.log, clock: o.clock,
 		identity: o.identity, secret: o.secret, epoch: o.epoch, fenced: o.next - 1,
 		turn: make(chan struct{}, 1), writing: make(chan struct{}, 1), changed: make(chan struct{}),
-		next: o.next, durable: o.next - 1, proof: o.proof, stats: o.stats,
+		next: o.next, durable: o.next - 1, proof: o.proof, stats: o.stats, damage: o.lost,
 	}
 	now := o.clock()
 	for _, c := range o.sound {
@@ -189,7 +200,7 @@ func (o *opener) list(ctx context.Context) error {
 // would begin a second history.
 func (o *opener) reachesAll() error {
 	if n := len(o.listed); o.newest() >= o.next {
-		return fmt.Errorf("%s: missing, and %s covers it: %w", o.object(o.next), o.manifest(o.listed[n-1]), ErrCorrupt)
+		return lostAt(o.next, o.object(o.next), fmt.Errorf("%s: missing, and %s covers it: %w", o.object(o.next), o.manifest(o.listed[n-1]), ErrCorrupt))
 	}
 	return nil
 }
@@ -265,7 +276,7 @@ func (o *opener) fence(ctx context.Context) error {
 
 // draftFence makes the fence that would follow what was replayed so far.
 func (o *opener) draftFence() ([]byte, Entry, error) {
-	if o.next > MaxSequence || o.epoch == math.MaxUint64 {
+	if o.next > MaxSequence || max(o.config.Epoch, o.epoch+1) > MaxEpoch {
 		return nil, Entry{}, fmt.Errorf("the ledger is at its end: %w", ErrLimit)
 	}
 	fence := &Fence{

@@ -99,7 +99,7 @@ func decodePack(name string, b []byte) (h packHeader, err error) {
 	if len(b) < packSize {
 		return h, damage(len(b), "object ends in its header")
 	}
-	if err := checkFront(b, packMagic, packSum(name, b), atPackCRC); err != nil {
+	if err := checkFront(b, packMagic, version, packSum(name, b), atPackCRC); err != nil {
 		return h, err
 	}
 	count, frames := binary.LittleEndian.Uint32(b[atPackCount:]), binary.LittleEndian.Uint32(b[atPackFrames:])

@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"log/slog"
+	"path"
 	"slices"
 	"strings"
 
@@ -30,6 +31,15 @@ func (d Damage) String() string {
 	return fmt.Sprintf("%s: octet %d: %s", d.Key, d.Octet, d.What)
 }
 
+// Kind is the kind of object that is damaged, as its folder is called.
+func (d Damage) Kind() string {
+	folder := path.Dir(d.Key)
+	if kind := path.Base(path.Dir(folder)); kind == "checkpoint" {
+		return kind
+	}
+	return path.Base(folder)
+}
+
 // damageOf takes an error of decoding apart.
 func damageOf(key string, err error) Damage {
 	d := Damage{Key: key, Octet: -1, What: strings.TrimSuffix(strings.TrimPrefix(err.Error(), key+": "), ": "+ErrCorrupt.Error())}
@@ -42,12 +52,14 @@ func damageOf(key string, err error) Damage {
 
 // Reader is a ledger that is read and not taken over.
 type Reader struct {
-	files    files
-	log      *slog.Logger
-	identity uint32
-	epoch    uint64
-	last     uint64
-	damage   []Damage
+	files     files
+	log       *slog.Logger
+	identity  uint32
+	epoch     uint64
+	last      uint64
+	damage    []Damage
+	lost      []*LostError
+	forgotten []Forgotten
 }
 
 // Read works the ledger out as Open does, and writes nothing: for tools, beside an
@@ -60,7 +72,7 @@ type Reader struct {
 func Read(ctx context.Context, config Config, begin func() State) (*Reader, error) {
 	for {
 		o := newOpener(config, begin)
-		o.take = o.takeTolerantly
+		o.take, o.tolerant = o.takeTolerantly, true
 		err := o.read(ctx)
 		if errors.Is(err, errAgain) && ctx.Err() == nil {
 			continue
@@ -70,7 +82,7 @@ func Read(ctx context.Context, config Config, begin func() State) (*Reader, erro
 		}
 		return &Reader{
 			files: files{store: config.Store, prefix: config.Prefix}, log: o.log,
-			identity: o.identity, epoch: o.epoch, last: o.next - 1, damage: o.lost,
+			identity: o.identity, epoch: o.epoch, last: o.next - 1, damage: o.lost, lost: o.missed, forgotten: o.skipped,
 		}, nil
 	}
 }
@@ -81,7 +93,13 @@ func (o *opener) read(ctx context.Context) error {
 		err = o.loadNewest(ctx)
 	}
 	if err == nil {
+		err = o.listForgotten(ctx)
+	}
+	if err == nil {
 		err = o.replayTail(ctx)
+	}
+	if err == nil {
+		err = o.forgottenEnd(ctx)
 	}
 	if (len(o.lost) > 0 || o.hole != nil || errors.Is(err, ErrCorrupt)) && o.movedOn(ctx) {
 		return fmt.Errorf("%w: what is missing may have been trimmed", errAgain)
@@ -101,7 +119,7 @@ func (o *opener) read(ctx context.Context) error {
 		return fmt.Errorf("%s: no ledger: %w", o.ledgerPrefix(), ErrGone)
 	}
 	if err := o.reachesAll(); err != nil {
-		o.lost = append(o.lost, damageOf(o.object(o.next), err))
+		o.note(fetched{key: o.object(o.next), sequence: o.next, err: err})
 	}
 	return nil
 }
@@ -122,10 +140,7 @@ func (o *opener) takeTolerantly(ctx context.Context, got fetched) error {
 		if err := o.stillMissing(ctx); err != nil {
 			return err
 		}
-		for ; o.next < got.sequence; o.next++ {
-			o.noteMissing(o.object(o.next))
-		}
-		o.hole = nil
+		o.noteHole(got.sequence)
 	}
 	if got.err == nil {
 		got.err = o.admitAnyhow(got)
@@ -149,7 +164,7 @@ func (o *opener) admitAnyhow(got fetched) error {
 	if o.epoch > 0 && got.header.epoch > o.epoch && got.header.identity == o.identity {
 		if fence, err := got.fence(); fence == nil && err == nil {
 			if !o.lostJustBefore() { // what was lost there may well have been the fence
-				o.note(fetched{key: got.key, err: damage(atEpoch, fmt.Sprintf("the fence of epoch %d is lost", got.header.epoch))})
+				o.found(got.key, damage(atEpoch, fmt.Sprintf("the fence of epoch %d is lost", got.header.epoch)))
 			}
 			o.epoch = got.header.epoch
 		}
@@ -157,21 +172,36 @@ func (o *opener) admitAnyhow(got fetched) error {
 	return o.admit(got)
 }
 
-// noteMissing notes an object of a hole, unless it is there and damaged.
-func (o *opener) noteMissing(key string) {
-	if !slices.ContainsFunc(o.lost, func(d Damage) bool { return d.Key == key }) {
-		o.note(fetched{key: key, err: fmt.Errorf("%w, and it was durable: %w", errMissing, ErrCorrupt)})
+// noteHole notes the objects of a hole, but those that are there and damaged, and
+// goes on behind it.
+func (o *opener) noteHole(end uint64) {
+	for ; o.next < end; o.next++ {
+		key := o.object(o.next)
+		if !slices.ContainsFunc(o.lost, func(d Damage) bool { return d.Key == key }) {
+			o.note(fetched{key: key, sequence: o.next, err: fmt.Errorf("%w, and it was durable: %w", errMissing, ErrCorrupt)})
+		}
 	}
+	o.hole = nil
 }
 
 func (o *opener) lostJustBefore() bool {
 	n := len(o.lost)
-	return n > 0 && o.lost[n-1].Key == o.object(o.next-1)
+	return o.gap || n > 0 && o.lost[n-1].Key == o.object(o.next-1)
 }
 
+// note notes an object that an owner could not go on without.
 func (o *opener) note(got fetched) {
+	o.missed = append(o.missed, &LostError{Sequence: got.sequence, Key: got.key, Err: got.err})
 	o.lost = append(o.lost, damageOf(got.key, got.err))
 	o.log.Error("damage, going on behind it", "key", got.key, "error", got.err)
+}
+
+// found notes damage that costs no record.
+func (o *opener) found(key string, err error) {
+	d := damageOf(key, err)
+	o.lost = append(o.lost, d)
+	o.stats.Damaged++
+	o.log.Error("damage in a ledger object, its records are read all the same", "key", key, "octet", d.Octet, "error", err)
 }
 
 // Identity is the ledger's; UIDs are made of it.
@@ -186,6 +216,14 @@ func (r *Reader) Last() uint64 { return r.last }
 // Damage is what was found lost while the ledger was read, in its order. Bodies
 // are checked when they are read.
 func (r *Reader) Damage() []Damage { return slices.Clone(r.damage) }
+
+// Lost are the objects that no owner can open the ledger without, unless they are
+// forgotten, in order.
+func (r *Reader) Lost() []*LostError { return slices.Clone(r.lost) }
+
+// Forgotten are the sequences that are forgotten, of those that no checkpoint
+// covers, in order.
+func (r *Reader) Forgotten() []Forgotten { return slices.Clone(r.forgotten) }
 
 // ReadBody is Ledger.ReadBody.
 func (r *Reader) ReadBody(ctx context.Context, position Position, place Place, wire uint64) ([]byte, error) {

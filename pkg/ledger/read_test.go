@@ -52,17 +52,16 @@ func TestRead(t *testing.T) {
 // Damage is reported with its place, and the rest is read.
 func TestReadGoesOn(t *testing.T) {
 	key := files{prefix: prefix}.object
-	flip := func(at int) func([]byte) []byte { return func(b []byte) []byte { b[at] ^= 1; return b } }
 	for name, c := range map[string]struct {
 		change func(m *blobtest.Memory)
 		key    string
 		octet  int
 		want   string
 	}{
-		"a header":        {func(m *blobtest.Memory) { m.Alter(key(3), flip(20)) }, key(3), 0, "[0 2 3 4]"},
-		"a record":        {func(m *blobtest.Memory) { m.Alter(key(3), flip(headerSize+9)) }, key(3), headerSize, "[0 2 3 4]"},
+		"a header":        {func(m *blobtest.Memory) { m.Alter(key(3), both(20)) }, key(3), 0, "[0 2 3 4]"},
+		"a record":        {func(m *blobtest.Memory) { m.Alter(key(3), both(headerSize+9)) }, key(3), headerSize, "[0 2 3 4]"},
 		"one is missing":  {func(m *blobtest.Memory) { remove(t, m, key(3)) }, key(3), -1, "[0 2 3 4]"},
-		"cut":             {func(m *blobtest.Memory) { m.Alter(key(3), func(b []byte) []byte { return b[:len(b)-1] }) }, key(3), -2, "[0 2 3 4]"},
+		"cut":             {func(m *blobtest.Memory) { m.Alter(key(3), func(b []byte) []byte { return b[:80] }) }, key(3), -2, "[0 2 3 4]"},
 		"a fence":         {func(m *blobtest.Memory) { remove(t, m, key(4)) }, key(4), -1, "[0 1 2 3 4]"},
 		"another's place": {func(m *blobtest.Memory) { replace(t, m, key(3), m, key(2)) }, key(3), atSequence, "[0 2 3 4]"},
 	} {
@@ -99,7 +98,7 @@ func TestReadRefuses(t *testing.T) {
 	}
 	l, _ := open(t, store)
 	add(t, l, 1)
-	store.Alter(l.files.object(1), func(b []byte) []byte { b[9] ^= 1; return b })
+	store.Alter(l.files.object(1), both(9))
 	if _, _, err := read(store); maildrop.KindOf(err) != maildrop.Corrupt {
 		t.Errorf("no beginning: %v", err)
 	}
@@ -109,6 +108,23 @@ func TestReadRefuses(t *testing.T) {
 	}
 	if _, _, err := read(store); maildrop.KindOf(err) != maildrop.Corrupt {
 		t.Errorf("no checkpoint: %v", err)
+	}
+}
+
+// both damages an octet of an object's head in both of its copies.
+func both(at int) func([]byte) []byte {
+	return func(b []byte) []byte {
+		h, err := decodeHeader(b)
+		if err != nil {
+			panic(err)
+		}
+		b[at] ^= 1
+		if at < headerSize {
+			b[len(b)-headerSize+at] ^= 1
+		} else {
+			b[h.mirror()+at-headerSize] ^= 1
+		}
+		return b
 	}
 }
 

@@ -30,16 +30,22 @@ func (p Position) String() string { return fmt.Sprintf("%d/%d", p.Sequence(), p.
 // uidEncoding is RFC 4648 section 7 in lower case: it keeps the octet order.
 var uidEncoding = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadding(base32.NoPadding)
 
-// UID mints the unique-id of the message at a position: 18 characters, made of
-// the ledger's identity (32 bits), the sequence (40) and the index (16). Within
-// one ledger the UIDs' octet order is the order of arrival.
-func UID(identity uint32, position Position) string {
-	var raw [11]byte
+// UID mints the unique-id of the message at a position: 24 characters, made of
+// the ledger's identity (32 bits), the sequence (40), the index (16) and the epoch
+// (32). Within one ledger the UIDs' octet order is the order of arrival, and two epochs
+// never mint the same one, not even for the same position after the ledger's end was
+// lost. Of epoch 0 it is what objects of version 1 minted: 18 characters, without the epoch.
+func UID(identity uint32, position Position, epoch uint32) string {
+	var raw [15]byte
 	binary.BigEndian.PutUint32(raw[:], identity)
 	sequence := position.Sequence()
 	raw[4] = byte(sequence >> 32)
 	binary.BigEndian.PutUint32(raw[5:], uint32(sequence))
 	binary.BigEndian.PutUint16(raw[9:], position.Index())
+	if epoch == 0 {
+		return uidEncoding.EncodeToString(raw[:11])
+	}
+	binary.BigEndian.PutUint32(raw[11:], epoch)
 	return uidEncoding.EncodeToString(raw[:])
 }
 
@@ -92,7 +98,7 @@ type Fence struct {
 // Delivery is a message of a mailbox.
 type Delivery struct {
 	Mailbox  string // the primary address
-	UID      string // empty, here and in what Open replays: UID(Identity, Position) names it
+	UID      string // empty, here and in what Open replays: UID(Identity, Position, Entry.Mint) names it
 	ID       [16]byte
 	Class    uint8
 	Received time.Time
@@ -178,6 +184,7 @@ func (a *Address) LogValue() slog.Value { return slog.StringValue(a.String()) }
 type Entry struct {
 	Position Position
 	Epoch    uint64
+	Mint     uint32 // what UIDs say of the epoch: itself; 0 in an object of version 1
 	Record   Record
 	Offset   uint32 // of the inline body in its object, octets
 }
@@ -195,7 +202,7 @@ type Draft struct {
 func (d Draft) Size() int {
 	const around = binary.MaxVarintLen32 + 1 + crcSize // length, kind, checksum
 	const fixed = 96                                   // fixed fields and the lengths of texts, of any kind of record
-	n := around + fixed + len(d.Body) + crcSize
+	n := around + fixed
 	switch r := d.Record.(type) {
 	case *Fence:
 		n += len(r.Owner)
@@ -214,5 +221,5 @@ func (d Draft) Size() int {
 			n += 2*binary.MaxVarintLen32 + len(m.Mailbox) + len(m.Messages)*(binary.MaxVarintLen64+binary.MaxVarintLen32)
 		}
 	}
-	return n
+	return copies*n + len(d.Body) + crcSize
 }

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -118,6 +119,7 @@ type fetched struct {
 	sequence uint64
 	header   header
 	entries  []Entry
+	damage   error // of octets that weren't needed, the object having them twice or for later
 	err      error
 }
 
@@ -154,7 +156,12 @@ func (o *opener) replayTail(ctx context.Context) (err error) {
 		})
 	})
 	for slot := range queue {
-		if err := o.take(ctx, <-slot); err != nil {
+		got := <-slot
+		take := o.take
+		if _, forgotten := o.forgotten[got.sequence]; forgotten {
+			take = o.takeForgotten
+		}
+		if err := take(ctx, got); err != nil {
 			return err
 		}
 	}
@@ -195,11 +202,11 @@ func (o *opener) takeStrictly(ctx context.Context, got fetched) error {
 		o.hole = got.err
 		return nil
 	case o.hole == nil:
-		return o.apply(got)
+		return lostAt(got.sequence, got.key, o.apply(got))
 	case errors.Is(got.err, errMissing):
 		return nil
 	case got.err != nil:
-		return got.err
+		return lostAt(got.sequence, got.key, got.err)
 	case got.header.durable < o.next && o.next > 1 && got.header.identity == o.identity:
 		o.log.Warn("a dead owner's last append has a hole before it", "key", got.key, "hole", o.object(o.next))
 		return nil
@@ -207,7 +214,7 @@ func (o *opener) takeStrictly(ctx context.Context, got fetched) error {
 	if err := o.stillMissing(ctx); err != nil {
 		return err
 	}
-	return fmt.Errorf("%w: %s says so", o.hole, got.key)
+	return lostAt(o.next, o.object(o.next), fmt.Errorf("%w: %s says so", o.hole, got.key))
 }
 
 // stillMissing is errAgain when what was missing is there now: its writer is at
@@ -225,7 +232,7 @@ func (f files) fetch(ctx context.Context, sequence uint64, size int64, buffers *
 	buffer := buffers.Get().(*[firstRead]byte)
 	defer buffers.Put(buffer)
 	got := fetched{key: f.object(sequence), sequence: sequence}
-	got.header, got.entries, got.err = f.headers(ctx, got.key, size, buffer[:])
+	f.headers(ctx, &got, size, buffer[:])
 	if got.err == nil && got.header.sequence != sequence {
 		got.err = damage(atSequence, fmt.Sprintf("the object says it is sequence %d", got.header.sequence))
 	}
@@ -242,37 +249,80 @@ func (f files) fetch(ctx context.Context, sequence uint64, size int64, buffers *
 func (f files) readHeader(ctx context.Context, key string) (header, error) {
 	var b [headerSize]byte
 	n, err := f.store.ReadAt(ctx, key, b[:], 0)
-	if err != nil && !errors.Is(err, io.EOF) {
+	if err == nil || errors.Is(err, io.EOF) {
+		var h header
+		if h, err = decodeHeader(b[:n]); err == nil {
+			return h, nil
+		}
+	}
+	if !errors.Is(err, ErrCorrupt) {
 		return header{}, err
 	}
-	return decodeHeader(b[:n])
+	return f.mirrorHeader(ctx, key, -1, err)
 }
 
-func (f files) headers(ctx context.Context, key string, size int64, buffer []byte) (h header, entries []Entry, err error) {
+// headers reads header and records, each from the object's end where its
+// beginning is damaged.
+func (f files) headers(ctx context.Context, got *fetched, size int64, buffer []byte) {
 	if size >= 0 {
 		buffer = buffer[:min(int64(len(buffer)), size)]
 	}
-	n, err := f.store.ReadAt(ctx, key, buffer, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return h, nil, err
+	n, err := f.store.ReadAt(ctx, got.key, buffer, 0)
+	if got.keep(err) {
+		return
 	}
-	buffer = buffer[:n]
-	if h, err = decodeHeader(buffer); err != nil {
-		return h, nil, err
+	buffer = buffer[:n] // verified octets, also before damage
+	got.header, err = decodeHeader(buffer)
+	if errors.Is(err, ErrCorrupt) {
+		got.damage = cmp.Or(got.damage, err)
+		got.header, err = f.mirrorHeader(ctx, got.key, size, got.damage)
 	}
-	if err := f.whole(ctx, key, h, size); err != nil {
-		return h, nil, err
+	if got.err = err; err != nil {
+		return
 	}
-	section := buffer[headerSize:]
+	if got.keep(f.whole(ctx, got.key, got.header, size)) {
+		return
+	}
+	f.records(ctx, got, buffer[min(headerSize, len(buffer)):])
+}
+
+// keep notes damage that may cost nothing, and reports whether the error is
+// another one.
+func (got *fetched) keep(err error) bool {
+	switch {
+	case err == nil, errors.Is(err, io.EOF):
+		return false
+	case errors.Is(err, ErrCorrupt):
+		got.damage = cmp.Or(got.damage, err)
+		return false
+	}
+	got.err = err
+	return true
+}
+
+// records reads the records, of which the first octets are there already.
+func (f files) records(ctx context.Context, got *fetched, section []byte) {
+	h := got.header
 	if len(section) < h.headers {
-		section = make([]byte, h.headers)
-		already := copy(section, buffer[headerSize:])
-		if _, err := f.store.ReadAt(ctx, key, section[already:], int64(headerSize+already)); err != nil && !errors.Is(err, io.EOF) {
-			return h, nil, err
+		all := make([]byte, h.headers)
+		already := copy(all, section)
+		n, err := f.store.ReadAt(ctx, got.key, all[already:], int64(headerSize+already))
+		if got.keep(err) {
+			return
 		}
+		section = all[:already+n]
 	}
-	entries, err = decodeRecords(h, section)
-	return h, entries, err
+	got.entries, got.err = decodeRecords(h, section)
+	if !errors.Is(got.err, ErrCorrupt) || h.version == version {
+		return
+	}
+	got.damage = cmp.Or(got.damage, got.err)
+	section = make([]byte, h.headers)
+	if err := f.read(ctx, got.key, section, int64(h.mirror())); err == nil {
+		got.entries, got.err = decodeRecords(h, section)
+	} else if got.err = err; errors.Is(err, ErrCorrupt) {
+		got.err = fmt.Errorf("%w; and the copy at the end: %w", got.damage, err)
+	}
 }
 
 // whole checks that the object is as long as its header says: bodies are not
@@ -306,6 +356,9 @@ func (o *opener) apply(got fetched) error {
 // replay applies an object that was admitted.
 func (o *opener) replay(got fetched) error {
 	o.next++
+	if got.damage != nil {
+		o.found(got.key, got.damage)
+	}
 	o.stats.Objects++
 	o.stats.Octets += uint64(got.header.size())
 	if got.header.epoch < o.epoch {
@@ -335,6 +388,10 @@ func (o *opener) admit(got fetched) error {
 		return damage(headerSize, "the ledger doesn't begin with a fence")
 	case o.next > 1 && got.header.identity != o.identity:
 		return damage(atIdentity, "the object is of another ledger")
+	case fence == nil && got.header.epoch > o.epoch && o.gap:
+		o.log.Warn("the fence of an epoch was in what is forgotten", "key", got.key, "epoch", got.header.epoch)
+		o.epoch, o.gap = got.header.epoch, false
+		return nil
 	case fence == nil && got.header.epoch > o.epoch:
 		return damage(atEpoch, fmt.Sprintf("epoch %d was begun by no fence", got.header.epoch))
 	case fence == nil || got.header.epoch < o.epoch:
@@ -344,7 +401,7 @@ func (o *opener) admit(got fetched) error {
 	case o.next > 1 && fence.Secret != o.secret:
 		return damage(headerSize, "the fence carries another ledger's secret")
 	}
-	o.epoch, o.identity, o.secret = fence.Epoch, fence.Ledger, fence.Secret
+	o.epoch, o.identity, o.secret, o.gap = fence.Epoch, fence.Ledger, fence.Secret, false
 	return nil
 }
 

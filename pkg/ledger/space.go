@@ -19,6 +19,10 @@ const (
 	ObjectLedger ObjectKind = "ledger"
 	ObjectPack   ObjectKind = "pack"
 	ObjectBody   ObjectKind = "body"
+
+	// ObjectForgotten is a note that a ledger goes on without an object: see Forget. Its
+	// name is the sequence's digits.
+	ObjectForgotten ObjectKind = "forgotten"
 )
 
 // Stored is an object of the ledger in the store.
@@ -201,7 +205,7 @@ func (f files) stored(ctx context.Context, kind ObjectKind, log *slog.Logger) it
 // storedOf takes an object's name apart.
 func storedOf(kind ObjectKind, name string) (object Stored, ok bool) {
 	object.Name = name
-	if kind == ObjectLedger {
+	if kind == ObjectLedger || kind == ObjectForgotten {
 		object.Sequence, ok = sequenceOf(name)
 		return object, ok
 	}

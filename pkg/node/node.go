@@ -92,8 +92,9 @@ type Config struct {
 	Region string
 	Shards int // of the region; never changes
 	Store  blob.Store
-	// Seal encrypts what is below a prefix of the store; nil: nothing does.
-	Seal   func(ctx context.Context, store blob.Store, prefix string) (blob.Store, error)
+	// Seal encrypts what is below a prefix of the store, and tells found of damage that
+	// it makes good; nil: nothing does.
+	Seal   func(ctx context.Context, store blob.Store, prefix string, found func(key string, octet int64, what string)) (blob.Store, error)
 	Rules  policy.Rules
 	Auth   *auth.Verifier
 	Etcd   *clientv3.Client // the region's
@@ -191,7 +192,7 @@ func (n *Node) openShard(ctx context.Context, claim placement.Claim) (owned, err
 	}
 	if c.Seal != nil {
 		var err error
-		if of.Store, err = c.Seal(ctx, c.Store, of.Prefix()); err != nil {
+		if of.Store, err = c.Seal(ctx, c.Store, of.Prefix(), func(key string, _ int64, _ string) { n.metrics.shards.Mended(key) }); err != nil {
 			return nil, err
 		}
 	}

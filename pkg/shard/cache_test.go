@@ -32,7 +32,7 @@ func TestDamagedBodies(t *testing.T) {
 			uid := uids(t, d)[0]
 			for _, key := range keys(t, store, c.part) {
 				store.Alter(key, func(content []byte) []byte {
-					content[len(content)-100] ^= 1
+					content[len(content)/2] ^= 1
 					return content
 				})
 			}

@@ -27,6 +27,8 @@ import (
 //	             keys: iterations 4, salt 16, stored 32, server 32
 //	   message   position 8, repeat 8, size 4, wire 4, offset 4, received 4,
 //	             pack 4, class 1, flags 1
+//	e  epochs    count 4, count × (position 8, what UIDs say from there on 4); left out
+//	             while they say nothing
 //	i  imports   count 4, count × (hash 8, position 8, repeat 8)
 //	p  packs     next number 4, count 4, count × (number 4, class 1,
 //	             messages 4, object's name)
@@ -52,11 +54,13 @@ const checkpointVersion = 1
 const (
 	sectionHead    = 'h'
 	sectionMailbox = 'm'
+	sectionMints   = 'e'
 	sectionImports = 'i'
 	sectionPacks   = 'p'
 
 	messageOctets = 38
 	importOctets  = 24
+	mintOctets    = 12
 )
 
 // chunks say how a state is cut.
@@ -77,9 +81,9 @@ func (s *state) parts(last ledger.Position, lock sync.Locker, cut chunks) iter.S
 	return func(yield func([]byte, error) bool) {
 		lock.Lock()
 		defer lock.Unlock()
-		e := &encoder{state: s, lock: lock, cut: cut, yield: yield, part: []byte{checkpointVersion}}
+		e := &encoder{state: s, lock: lock, cut: cut, yield: yield, part: []byte{checkpointVersion}, oldest: s.last}
 		e.head(last)
-		if e.mailboxes() && e.imports() && e.packs() {
+		if e.mailboxes() && e.mints() && e.imports() && e.packs() {
 			e.flush()
 		}
 	}
@@ -93,6 +97,8 @@ type encoder struct {
 	yield func([]byte, error) bool
 	part  []byte
 	done  int // messages since the lock was taken, about
+
+	oldest ledger.Position // of the messages that were written, and the state's last before
 }
 
 // rest lets others at the state when it is time, and hands a full part over. It
@@ -170,6 +176,9 @@ const extraOctets = 12 + 2 + 64 + 2 + 70
 
 func (e *encoder) segment(n name, messages []message, r record, first bool) {
 	local, domain := e.state.split(n)
+	if len(messages) > 0 {
+		e.oldest = min(e.oldest, messages[0].position)
+	}
 	e.part = append(e.part, sectionMailbox)
 	b := appendText(appendText(e.part, local), domain)
 	if first && r.exists() {
@@ -247,6 +256,21 @@ func appendRecord(b []byte, r *record) []byte {
 // out of a ledger.
 func appendText(b []byte, text string) []byte {
 	return append(binary.LittleEndian.AppendUint16(b, uint16(len(text))), text...)
+}
+
+// mints writes the epochs that the messages there are have, now that those are written.
+func (e *encoder) mints() bool {
+	e.state.mints = e.state.mints.since(e.oldest)
+	if len(e.state.mints) == 0 {
+		return true
+	}
+	at := e.open(sectionMints)
+	for _, one := range e.state.mints {
+		e.part = binary.LittleEndian.AppendUint64(e.part, uint64(one.from))
+		e.part = binary.LittleEndian.AppendUint32(e.part, one.mint)
+	}
+	e.close(at, uint32(len(e.state.mints)))
+	return e.rest(len(e.state.mints))
 }
 
 // imports writes the UIDs in sections of so many as messages are.

@@ -25,6 +25,8 @@ func (s *state) Load(part []byte) error {
 			s.loadHead(r)
 		case sectionMailbox:
 			s.loadMailbox(r)
+		case sectionMints:
+			s.loadMints(r)
 		case sectionImports:
 			s.loadImports(r)
 		case sectionPacks:
@@ -172,6 +174,23 @@ func (l *loadedRecord) shared(s *state) record {
 		r.common = s.common(string(l.account), string(l.hash))
 	}
 	return r
+}
+
+func (s *state) loadMints(r *partReader) {
+	raw := r.take(int(r.u32()) * mintOctets)
+	if r.bad {
+		return
+	}
+	s.loading.Lock()
+	defer s.loading.Unlock()
+	for ; len(raw) > 0; raw = raw[mintOctets:] {
+		one := mint{ledger.Position(binary.LittleEndian.Uint64(raw)), binary.LittleEndian.Uint32(raw[8:])}
+		if n := len(s.mints); n > 0 && s.mints[n-1].from >= one.from {
+			r.bad = true
+			return
+		}
+		s.mints = append(s.mints, one)
+	}
 }
 
 func (s *state) loadImports(r *partReader) {

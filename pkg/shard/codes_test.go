@@ -3,6 +3,7 @@ package shard
 import (
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -93,15 +94,61 @@ func TestCredentialsArePackedWithoutLoss(t *testing.T) {
 	})
 }
 
+// Each epoch mints UIDs of its own, which are read back; those from before epochs
+// were in them stay as they are.
 func TestMintedUIDsAreReadBack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := &state{identity: rapid.Uint32().Draw(t, "identity")}
+		from := ledger.At(rapid.Uint64Range(1, ledger.MaxSequence).Draw(t, "from"), 0)
+		s.mints.note(from, rapid.Uint32().Draw(t, "epoch"))
 		position := ledger.At(rapid.Uint64Range(1, ledger.MaxSequence).Draw(t, "sequence"), rapid.Uint16().Draw(t, "index"))
-		if got, read := s.minted(maildrop.UID(ledger.UID(s.identity, position))); !read || got != position {
+		mint := s.mints.at(position)
+		uid := maildrop.UID(s.appendMinted(nil, position))
+		if want := maildrop.UID(ledger.UID(s.identity, position, mint)); uid != want || position < from && mint != 0 {
+			t.Fatalf("%v has %q, want %q", position, uid, want)
+		}
+		if got, read := s.minted(uid); !read || got != position {
 			t.Fatalf("%v became %v (%v)", position, got, read)
 		}
-		if _, read := s.minted(maildrop.UID(ledger.UID(s.identity+1, position))); read {
-			t.Fatal("another ledger's is taken")
+		for _, mint := range []uint32{0, mint, mint + 1} {
+			if _, read := s.minted(maildrop.UID(ledger.UID(s.identity+1, position, mint))); read {
+				t.Fatal("another ledger's is taken")
+			}
+			if got, read := s.minted(maildrop.UID(ledger.UID(s.identity, position, mint))); !read || got != position {
+				t.Fatal("another epoch's isn't told as our own form")
+			}
+		}
+	})
+}
+
+// What a position's UID says changes with none of: later epochs, a second replay, and
+// leaving out what no message needs.
+func TestMints(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var m mints
+		said := map[ledger.Position]uint32{}
+		position, mint := ledger.Position(0), uint32(0)
+		for range rapid.IntRange(1, 40).Draw(t, "entries") {
+			position += ledger.Position(rapid.IntRange(1, 3).Draw(t, "step"))
+			mint += uint32(rapid.IntRange(0, 1).Draw(t, "epoch"))
+			said[position] = mint
+			m.note(position, mint)
+		}
+		again := slices.Clone(m)
+		for at := ledger.Position(1); at <= position; at++ {
+			if want, there := said[at]; there {
+				again.note(at, want)
+			}
+		}
+		if !slices.Equal(m, again) {
+			t.Fatalf("a second replay made %v of %v", again, m)
+		}
+		oldest := ledger.Position(rapid.Uint64Range(0, uint64(position)).Draw(t, "oldest"))
+		short := m.since(oldest)
+		for at, want := range said {
+			if m.at(at) != want || at >= oldest && short.at(at) != want {
+				t.Fatalf("%v: %d and %d, want %d (%v, %v)", at, m.at(at), short.at(at), want, m, short)
+			}
 		}
 	})
 }

@@ -25,7 +25,8 @@ func TestImportsAreChecked(t *testing.T) {
 			"too long":          {uid: maildrop.UID(strings.Repeat("x", 71))},
 			"a space":           {uid: "a b"},
 			"a control":         {uid: "a\x7f"},
-			"our own":           {uid: maildrop.UID(ledger.UID(b.shard.ledger.Identity(), ledger.At(77, 1)))},
+			"our own":           {uid: maildrop.UID(ledger.UID(b.shard.ledger.Identity(), ledger.At(77, 1), 1))},
+			"our own of old":    {uid: maildrop.UID(ledger.UID(b.shard.ledger.Identity(), ledger.At(77, 1), 0))},
 			"retention is over": {uid: "x", received: time.Now().Add(-maildrop.LocalRetention), text: true},
 			"over, without UID": {received: time.Now().Add(-maildrop.LocalRetention), text: true},
 		} {
@@ -39,7 +40,7 @@ func TestImportsAreChecked(t *testing.T) {
 		if b.count() != 0 {
 			b.Error("something was stored")
 		}
-		for _, uid := range []maildrop.UID{"!", "~", maildrop.UID(strings.Repeat("x", 70)), maildrop.UID(ledger.UID(b.shard.ledger.Identity()+1, 1<<16))} {
+		for _, uid := range []maildrop.UID{"!", "~", maildrop.UID(strings.Repeat("x", 70)), maildrop.UID(ledger.UID(b.shard.ledger.Identity()+1, 1<<16, 1))} {
 			e := envelope(anna)
 			e.UID = uid
 			ok(b, b.shard.Deliver(b.Context(), e, body))

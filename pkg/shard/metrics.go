@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/postern-pop/postern/pkg/guard"
+	"github.com/postern-pop/postern/pkg/ledger"
 )
 
 // Metrics are those of all shards of a process. A nil Metrics counts nothing.
@@ -75,7 +76,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postern_node_deliveries_refused_total", Help: "Deliveries and changes refused for now, by reason: memory (too many octets wait to be written), queue (too many requests)."}, []string{"reason"}),
 		damage: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "postern_node_damage_total", Help: "Times that a stored message was found damaged or missing, by kind of object: ledger, pack, body."}, []string{"object"}),
+			Name: "postern_node_damage_total", Help: "Times that a stored object was found damaged or missing, by its kind: ledger, pack, body, checkpoint, manifest, key, forgotten."}, []string{"object"}),
 		checkpoints: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postern_node_checkpoints_total", Help: "Checkpoints of ledgers by result: ok, error."}, []string{"result"}),
 		checkpointTime: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -159,6 +160,9 @@ func (m *Metrics) refused(reason string) {
 		m.refusals.WithLabelValues(reason).Inc()
 	}
 }
+
+// Mended counts damage in an object that was made good below the shard.
+func (m *Metrics) Mended(key string) { m.damaged(ledger.Damage{Key: key}.Kind()) }
 
 func (m *Metrics) damaged(object string) {
 	if m != nil {

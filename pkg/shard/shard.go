@@ -109,13 +109,20 @@ func Open(ctx context.Context, config Config, epoch uint64) (*Shard, error) {
 		s.state = newState()
 		return s.state
 	})
+	var lost *ledger.LostError
 	switch {
+	case errors.As(err, &lost):
+		s.config.Metrics.damaged(string(ledger.ObjectLedger))
+		return nil, failed("shard.take_over", err)
 	case errors.Is(err, ledger.ErrForeign):
 		return nil, failed("shard.take_over", fmt.Errorf("another store than the one that the shard was opened on, an emptied one or an older copy: check storage in the region's file, and whether it is mounted: %w", err))
 	case err != nil && maildrop.KindOf(err) == maildrop.Full:
 		return nil, failed("shard.take_over", fmt.Errorf("the store has no room for the fence that a new owner must write: %w", err))
 	case err != nil:
 		return nil, failed("shard.take_over", err)
+	}
+	for _, d := range s.ledger.Damage() {
+		s.config.Metrics.damaged(d.Kind())
 	}
 	s.config.Metrics.replay(s.ledger.Stats().Records)
 	s.start()

@@ -1,8 +1,10 @@
 package shard
 
 import (
+	"cmp"
 	"encoding/base32"
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"github.com/postern-pop/postern/pkg/ledger"
@@ -53,23 +55,26 @@ func (s *state) sum(snap snapshot) (count int, octets uint64) {
 }
 
 // list is the snapshot's listing. Its unique-ids are parts of one string: a
-// maildrop of 50,000 messages is listed with three allocations.
+// maildrop of 50,000 messages is listed with four allocations.
 func (s *state) list(snap snapshot) []maildrop.Entry {
 	count, _ := s.sum(snap)
 	entries := make([]maildrop.Entry, 0, count)
 	text := make([]byte, 0, count*mintedLength)
+	ends := make([]uint32, 0, count)
 	s.each(snap, func(m *message) {
 		if m.flags&flagImported == 0 {
 			text = s.appendMinted(text, m.position)
+			ends = append(ends, uint32(len(text)))
 		}
 	})
-	all := string(text)
+	all, begin := string(text), uint32(0)
 	s.each(snap, func(m *message) {
 		e := maildrop.Entry{Size: uint64(m.size)}
 		if m.flags&flagImported != 0 {
 			e.UID = s.uids[m.position]
 		} else {
-			e.UID, all = maildrop.UID(all[:mintedLength]), all[mintedLength:]
+			e.UID = maildrop.UID(all[begin:ends[0]])
+			begin, ends = ends[0], ends[1:]
 		}
 		entries = append(entries, e)
 	})
@@ -105,8 +110,9 @@ func (s *state) uid(m *message) maildrop.UID {
 var mintedEncoding = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPadding(base32.NoPadding)
 
 const (
-	mintedOctets = 4 + 5 + 2 // identity, sequence, index
-	mintedLength = 18        // characters
+	mintedOctets = 4 + 5 + 2 + 4 // identity, sequence, index, epoch
+	mintedLength = 24            // characters
+	oldOctets    = 4 + 5 + 2     // of messages from objects of version 1: without the epoch
 )
 
 // appendMinted writes ledger.UID of a position.
@@ -115,16 +121,56 @@ func (s *state) appendMinted(b []byte, position ledger.Position) []byte {
 	binary.BigEndian.PutUint32(raw[:], s.identity)
 	binary.BigEndian.PutUint64(raw[3:], uint64(position)) // 56 bits: the first octet is overwritten
 	raw[3] = byte(s.identity)
+	mint := s.mints.at(position)
+	if mint == 0 {
+		return mintedEncoding.AppendEncode(b, raw[:oldOctets])
+	}
+	binary.BigEndian.PutUint32(raw[oldOctets:], mint)
 	return mintedEncoding.AppendEncode(b, raw[:])
 }
 
-// minted reads the position out of a unique-id of this ledger. Whether there
-// is such a message is another question.
+// minted reads the position out of a unique-id of this ledger, of either form. Whether
+// there is such a message, and of that epoch, is another question.
 func (s *state) minted(uid maildrop.UID) (ledger.Position, bool) {
 	raw, err := mintedEncoding.DecodeString(string(uid))
-	if err != nil || len(raw) != mintedOctets || binary.BigEndian.Uint32(raw) != s.identity {
+	if err != nil || len(raw) != mintedOctets && len(raw) != oldOctets || binary.BigEndian.Uint32(raw) != s.identity {
 		return 0, false
 	}
 	sequence := uint64(raw[4])<<32 | uint64(binary.BigEndian.Uint32(raw[5:]))
 	return ledger.At(sequence, binary.BigEndian.Uint16(raw[9:])), true
+}
+
+// mints say what unique-ids say of the epoch (ledger.Entry.Mint), from a position
+// on: a few numbers for all messages, in the order of positions. Before the first it is 0.
+type mints []mint
+
+type mint struct {
+	from ledger.Position
+	mint uint32
+}
+
+func (m mints) at(position ledger.Position) uint32 {
+	after, found := slices.BinarySearchFunc(m, position, func(one mint, p ledger.Position) int { return cmp.Compare(one.from, p) })
+	switch {
+	case found:
+		return m[after].mint
+	case after == 0:
+		return 0
+	}
+	return m[after-1].mint
+}
+
+// note takes in what the entry at the position says. A checkpoint may have seen it.
+func (m *mints) note(position ledger.Position, said uint32) {
+	if m.at(position) != said {
+		*m = append(*m, mint{position, said})
+	}
+}
+
+// since leaves out what no message from the position on needs.
+func (m mints) since(position ledger.Position) mints {
+	for len(m) > 1 && m[1].from <= position {
+		m = m[1:]
+	}
+	return m
 }

@@ -25,6 +25,7 @@ type state struct {
 	identity  uint32          // of the ledger; UIDs are made of it
 	key       [32]byte        // of the hashes below: made of the ledger's secret
 	last      ledger.Position // of the last entry: a session opened now sees what stands up to here
+	mints     mints           // the epochs of positions; UIDs are made of these, too
 	mailboxes map[name]*mailbox
 	addresses int    // mailboxes that have a record
 	messages  int    // in all mailboxes
@@ -98,6 +99,7 @@ func (s *state) Apply(e ledger.Entry) error {
 	}
 	if err == nil {
 		s.last = e.Position
+		s.mints.note(e.Position, e.Mint)
 	}
 	return err
 }

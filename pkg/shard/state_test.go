@@ -118,7 +118,7 @@ func (m *machine) delivered(t *rapid.T, address maildrop.Address, e ledger.Entry
 	d := e.Record.(*ledger.Delivery)
 	uid := maildrop.UID(d.UID)
 	if uid == "" {
-		uid = maildrop.UID(ledger.UID(m.ledger.Identity(), e.Position))
+		uid = maildrop.UID(ledger.UID(m.ledger.Identity(), e.Position, e.Mint))
 	}
 	message := &modelMessage{uid: uid, size: d.Size, expires: m.now.Add(maildrop.Class(d.Class).Retention())}
 	if m.uids[uid] != nil {

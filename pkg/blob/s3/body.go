@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"sync"
+
+	"github.com/postern-pop/postern/pkg/blob"
 )
 
 // exact reads a body of exactly so many octets. It gives the last ones away
@@ -107,14 +109,28 @@ func (p piece) reader() io.Reader { return io.NewSectionReader(p.content, 0, p.s
 
 // load takes a whole body of at most partSize octets into memory.
 func (s *Store) load(ctx context.Context, body io.Reader, size int64) (piece, error) {
-	if inMemory, ok := body.(*bytes.Reader); ok {
-		return borrow(inMemory, size)
+	switch held := body.(type) {
+	case *bytes.Reader:
+		return borrow(held, size)
+	case interface {
+		inMemory
+		blob.Mirrored
+	}:
+		return borrow(held, size)
 	}
 	return s.loadPart(ctx, &exact{src: body, size: size}, size)
 }
 
+// inMemory is a bytes.Reader, or what holds one.
+type inMemory interface {
+	io.Reader
+	io.ReaderAt
+	Len() int
+	Size() int64
+}
+
 // borrow uses what is in memory already.
-func borrow(body *bytes.Reader, size int64) (piece, error) {
+func borrow(body inMemory, size int64) (piece, error) {
 	sum := sha256.New()
 	begin := body.Size() - int64(body.Len())
 	if _, err := io.Copy(sum, &exact{src: body, size: size}); err != nil {

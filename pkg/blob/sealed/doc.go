@@ -24,20 +24,27 @@
 //	<prefix>/key/<generation, 10 digits>                  the first wrap
 //	<prefix>/key/<generation>-<wrap number, 4 digits>     the later ones; the highest counts
 //
-// # A sealed object, version 1 (numbers are little-endian)
+// # A sealed object, version 2 (numbers are little-endian)
 //
 //	┌────────┬───────────┬───────────┬─────┬───────────┐
 //	│ header │ segment 0 │ segment 1 │  …  │ segment n │  each of 16 KiB of plaintext and
 //	└────────┴───────────┴───────────┴─────┴───────────┘  its tag of 16; the last one shorter
 //	  0  8 "PSTNSEAL"          object key: HKDF-SHA256(data key, salt,
 //	  8  2 version               octets 0 to 23 and the object's key in the store)
-//	 10  2 flags, 0            nonce (12): seven of zero, the segment's number (4,
+//	 10  2 pads                nonce (12): seven of zero, the segment's number (4,
 //	 12  4 generation            big-endian), 1 for the last segment, else 0
-//	 16  4 segment, octets
-//	 20  4 zero                That is the STREAM construction, as in Tink's
+//	 16  4 CRC-32C of the rest of the header
+//	 20  4 mirror              That is the STREAM construction, as in Tink's
 //	 24 32 salt                AES256_GCM_HKDF; the sizes follow from the stored ones.
 //
-// # A key object, version 1
+// A body that says again at its end what its beginning says (blob.Mirrored) is sealed as two
+// sides, so that no segment has octets of both: damage in any octet leaves one of them. The
+// gap before `mirror` isn't stored; `pads` times 16 octets of zero stand between the sides, so
+// that the stored size is that of an object without sides. The header is mended where one
+// of its octets is damaged, by its CRC; the seal proves the result. Version 1 has
+// 16,384 at octet 16, zeros at 10 and 20, one side, and no mending.
+//
+// # A key object, version 1: twice this
 //
 //	 0  8 "PSTNDKEY"           the check is HKDF-SHA256 of the data key, with generation
 //	 8  2 version                and prefix

@@ -8,22 +8,26 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"math"
+
+	"github.com/postern-pop/postern/pkg/blob"
 )
 
-// A sealed object, version 1. In every later version magic and version stay
+// A sealed object, version 2. In every later version magic and version stay
 // where they are.
 const (
 	magic      = "PSTNSEAL"
-	version    = 1
+	version    = 2
 	headerSize = 56
 	saltSize   = 32
 
 	atVersion    = 8
 	atFlags      = 10
 	atGeneration = 12
-	atSegment    = 16
-	atZero       = 20 // reserved, zero
+	atSegment    = 16 // version 1: octets of a segment
+	atCRC        = 16 // version 2: CRC-32C of the rest of the header
+	atMirror     = 20 // version 2: where the body's mirror begins; version 1: zero
 	atSalt       = 24
 
 	segmentSize   = 16 << 10              // octets of plaintext in each segment but the last
@@ -36,13 +40,16 @@ const (
 
 // header is a sealed object's.
 type header struct {
+	version    uint16
+	pads       uint16 // pieces of 16 octets between the first side and the mirror
 	generation uint32
+	mirror     uint32 // offset of the mirror in the plaintext; 0: there is none
 	salt       [saltSize]byte
 }
 
 // newHeader begins an object: its salt is its own.
-func newHeader(generation uint32) header {
-	h := header{generation: generation}
+func newHeader(generation, mirror uint32, pads uint16) header {
+	h := header{version: version, generation: generation, mirror: mirror, pads: pads}
 	rand.Read(h.salt[:]) // never fails: crypto/rand ends the process instead
 	return h
 }
@@ -50,11 +57,22 @@ func newHeader(generation uint32) header {
 func (h header) encode() []byte {
 	b := make([]byte, headerSize)
 	copy(b, magic)
-	binary.LittleEndian.PutUint16(b[atVersion:], version)
+	binary.LittleEndian.PutUint16(b[atVersion:], h.version)
+	binary.LittleEndian.PutUint16(b[atFlags:], h.pads)
 	binary.LittleEndian.PutUint32(b[atGeneration:], h.generation)
-	binary.LittleEndian.PutUint32(b[atSegment:], segmentSize)
+	binary.LittleEndian.PutUint32(b[atMirror:], h.mirror)
 	copy(b[atSalt:], h.salt[:])
+	if h.version == 1 {
+		binary.LittleEndian.PutUint32(b[atSegment:], segmentSize)
+	} else {
+		binary.LittleEndian.PutUint32(b[atCRC:], headerSum(b))
+	}
 	return b
+}
+
+// headerSum is the checksum of a header of version 2.
+func headerSum(b []byte) uint32 {
+	return crc32.Update(crc32.Checksum(b[:atCRC], castagnoli), castagnoli, b[atMirror:headerSize])
 }
 
 // isSealed tells a sealed object by how it begins.
@@ -69,20 +87,55 @@ func decodeHeader(b []byte) (h header, damage string) {
 	if len(b) < headerSize {
 		return h, "the object ends in its header"
 	}
-	if v := binary.LittleEndian.Uint16(b[atVersion:]); v != version {
-		return h, fmt.Sprintf("version %d, version %d is known: damaged, or written by a newer release", v, version)
-	}
+	h.version = binary.LittleEndian.Uint16(b[atVersion:])
+	h.pads = binary.LittleEndian.Uint16(b[atFlags:])
 	h.generation = binary.LittleEndian.Uint32(b[atGeneration:])
+	h.mirror = binary.LittleEndian.Uint32(b[atMirror:])
 	copy(h.salt[:], b[atSalt:])
 	switch {
-	case binary.LittleEndian.Uint16(b[atFlags:]) != 0, binary.LittleEndian.Uint32(b[atZero:]) != 0:
+	case h.version == 0 || h.version > version:
+		return h, fmt.Sprintf("version %d, versions up to %d are known: damaged, or written by a newer release", h.version, version)
+	case h.version == 1 && (h.pads != 0 || h.mirror != 0):
 		return h, "reserved octets of the header are used"
-	case binary.LittleEndian.Uint32(b[atSegment:]) != segmentSize:
+	case h.version == 1 && binary.LittleEndian.Uint32(b[atSegment:]) != segmentSize:
 		return h, "segments of a size that version 1 does not have"
+	case h.version > 1 && binary.LittleEndian.Uint32(b[atCRC:]) != headerSum(b):
+		return h, "the header's checksum is wrong"
 	case h.generation == 0:
 		return h, "a key generation of 0"
+	case h.pads > maxPads || h.mirror > 0 && h.mirror <= blob.MirrorGap:
+		return h, "lengths of the header are out of range"
 	}
 	return h, ""
+}
+
+// mend finds the header of version 2 that one damaged octet was changed from: the
+// checksum leaves no other within that distance. What opens with it is proved by its seal.
+func mend(b []byte) (h header, octet int, ok bool) {
+	if len(b) < headerSize {
+		return h, 0, false
+	}
+	tried := [headerSize]byte(b[:headerSize])
+	from, to := 0, headerSize
+	for i := range len(magic) { // others than these have begun otherwise: most are not sealed
+		if tried[i] != magic[i] {
+			if to == 1+from {
+				return h, 0, false
+			}
+			from, to = i, i+1
+		}
+	}
+	for octet = from; octet < to; octet++ {
+		was := tried[octet]
+		for change := 1; change < 256; change++ {
+			tried[octet] = was ^ byte(change)
+			if h, damage := decodeHeader(tried[:]); damage == "" && h.version > 1 {
+				return h, octet, true
+			}
+		}
+		tried[octet] = was
+	}
+	return h, 0, false
 }
 
 // objectKey is the key of one object alone. It hangs on every octet of the

@@ -1,6 +1,7 @@
 package sealed
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,7 +10,8 @@ import (
 	"strings"
 )
 
-// A key object, version 1.
+// A key object, version 1, of which two are one after the other, so that damage in
+// one of them costs nothing. The first releases wrote one.
 const (
 	keyMagic   = "PSTNDKEY"
 	keyVersion = 1
@@ -61,12 +63,33 @@ func (k keyObject) encode() ([]byte, error) {
 	}
 	b := binary.LittleEndian.AppendUint16(k.head(), uint16(len(k.wrapped)))
 	b = append(b, k.wrapped...)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli)), nil
+	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return append(b, b...), nil
 }
 
 var errKeyObject = errors.New("the key object is damaged")
 
-func decodeKeyObject(b []byte) (k keyObject, err error) {
+// decodeKeyObject reads whichever copy is sound; damaged is what is wrong with the
+// other.
+func decodeKeyObject(b []byte) (k keyObject, damaged, err error) {
+	if k, err := decodeKeyOnce(b); err == nil {
+		return k, nil, nil
+	}
+	half := len(b) / 2
+	k, err = decodeKeyOnce(b[:half])
+	other, damaged := decodeKeyOnce(b[half:])
+	switch {
+	case err != nil && damaged != nil:
+		return k, nil, err
+	case err != nil:
+		return other, err, nil
+	case damaged == nil && !bytes.Equal(b[:half], b[half:]):
+		damaged = fmt.Errorf("%w: its two copies differ", errKeyObject)
+	}
+	return k, damaged, nil
+}
+
+func decodeKeyOnce(b []byte) (k keyObject, err error) {
 	bad := func(what string) error { return fmt.Errorf("%w: %s", errKeyObject, what) }
 	switch {
 	case len(b) < keyHead+2+crcSize || len(b) > maxKeyObject:

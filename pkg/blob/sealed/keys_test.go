@@ -138,12 +138,37 @@ func TestKeyObjectMoved(t *testing.T) {
 			t.Errorf("at %s: %v", at, err)
 		}
 	}
+}
+
+// One damaged copy of a data key costs nothing and is said; two cost the shard.
+func TestDamagedKeyObject(t *testing.T) {
+	w, memory := wrapper(t), blobtest.NewMemory()
+	key, content := prefix+"/key/0000000001", []byte("mail")
+	put(t, open(t, memory, w), prefix+"/body/1", content)
+	object, _ := all(memory, key, 5000)
+	half := len(object) / 2
 	for i := range object {
-		altered := memory.Clone()
-		altered.Alter(prefix+"/key/0000000001", func(b []byte) []byte { b[i] ^= 0x20; return b })
-		if _, err := sealed.Open(t.Context(), altered, prefix, w, sealed.Options{}); err == nil {
-			t.Errorf("octet %d altered: opened", i)
+		altered, found := memory.Clone(), 0
+		flip := func(at int) {
+			altered.Alter(key, func(b []byte) []byte { b[at] ^= 0x20; return b })
 		}
+		flip(i)
+		s := openAt(t, altered, prefix, w, sealed.Options{Found: func(at string, _ int64, _ string) {
+			if at == key {
+				found++
+			}
+		}})
+		if got, err := all(s, prefix+"/body/1", len(content)); err != nil || !bytes.Equal(got, content) || found == 0 {
+			t.Errorf("octet %d altered: %q, %v, found %d", i, got, err, found)
+		}
+		flip((i + half) % len(object))
+		if _, err := sealed.Open(t.Context(), altered, prefix, w, sealed.Options{}); err == nil {
+			t.Errorf("octet %d altered in both copies: opened", i)
+		}
+	}
+	memory.Alter(key, func(b []byte) []byte { return b[:half] }) // as the first releases wrote it
+	if got, err := all(open(t, memory, w), prefix+"/body/1", len(content)); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("one copy: %q, %v", got, err)
 	}
 }
 

@@ -91,10 +91,14 @@ func (s *Store) yieldAll(ctx context.Context, batch []object, look bool, yield f
 
 // look tells whether an object is sealed.
 func (s *Store) look(ctx context.Context, key string) (bool, error) {
-	var begin [len(magic)]byte
+	var begin [headerSize]byte
 	n, err := s.store.ReadAt(ctx, key, begin[:], 0)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return false, err
 	}
-	return isSealed(begin[:n]), nil
+	if isSealed(begin[:n]) {
+		return true, nil
+	}
+	_, _, mended := mend(begin[:n])
+	return mended, nil
 }

@@ -2,6 +2,7 @@ package sealed
 
 import (
 	"context"
+	"crypto/cipher"
 	"errors"
 	"fmt"
 	"io"
@@ -48,8 +49,9 @@ func (s *Store) ReadAt(ctx context.Context, key string, p []byte, offset int64) 
 
 // opened is how an object is read: with its key, or as it is.
 type opened struct {
-	plain bool
-	key   *secret
+	plain  bool
+	key    *secret
+	layout layout
 }
 
 // reading is one call of ReadAt.
@@ -60,57 +62,80 @@ type reading struct {
 	offset int64
 	how    *opened // nil: the header isn't known
 	ending bool    // this is the look at the object's end
+
+	stored []byte // of the object, from the octet `from` on
+	from   int64
+	ended  bool // the object ends with them
 }
 
 // end is the offset behind the last octet that is wanted.
 func (r *reading) end() int64 { return min(r.offset+int64(len(r.p)), maxPlain) }
 
-// first is the number of the first segment that is wanted.
-func (r *reading) first() int64 { return r.offset / segmentSize }
-
-// window is where the wanted segments are stored, and one octet more: what has
-// that octet doesn't end the object.
-func (r *reading) window() (begin, length int64) {
-	begin = headerSize + r.first()*sealedSegment
-	end := headerSize + (r.end()+segmentSize-1)/segmentSize*sealedSegment
-	return begin, max(end-begin, 0) + 1
-}
-
 func (r *reading) read(ctx context.Context) (int, error) {
-	begin, length := r.window()
 	buffer := r.buffers.Get().(*[]byte)
 	defer func() {
 		if cap(*buffer) <= maxPooled {
 			r.buffers.Put(buffer)
 		}
 	}()
-	from := begin
-	if r.how == nil && begin <= nearby {
-		from = 0
-	}
-	if r.how == nil && from > 0 {
-		if err := r.header(ctx); err != nil {
+	if r.how == nil {
+		if err := r.begin(ctx, buffer); err != nil {
 			return 0, err
 		}
 	}
-	if r.how != nil && r.how.plain {
+	if r.how.plain {
 		return r.store.ReadAt(ctx, r.key, r.p, r.offset)
 	}
-	*buffer = grown(*buffer, begin-from+length)
+	return r.open(ctx, buffer)
+}
+
+// begin reads the header, and what is wanted with it unless that is far.
+func (r *reading) begin(ctx context.Context, buffer *[]byte) error {
+	before := layout{begin: headerSize}.at(r.offset) // as if it had one side: most of it is there then
+	if before.stored > nearby {
+		return r.header(ctx)
+	}
+	if err := r.fetch(ctx, buffer, 0, r.behindLast(layout{begin: headerSize})); err != nil {
+		return err
+	}
+	return r.learn(ctx, r.stored)
+}
+
+// behindLast is the octet behind the last segment that is wanted, and one more: what
+// has that octet doesn't end the object.
+func (r *reading) behindLast(l layout) int64 {
+	last := max(r.end()-1, r.offset)
+	if l.inGap(last) {
+		last = l.first - 1
+	}
+	s := l.at(last)
+	return s.stored + s.length + 1
+}
+
+// fetch reads stored octets.
+func (r *reading) fetch(ctx context.Context, buffer *[]byte, from, to int64) error {
+	*buffer = grown(*buffer, to-from)
 	n, err := r.store.ReadAt(ctx, r.key, *buffer, from)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return 0, err
+		return err
 	}
-	stored := (*buffer)[:n]
-	if r.how == nil {
-		if err := r.learn(ctx, stored); err != nil {
-			return 0, err
-		}
-		if r.how.plain {
-			return r.store.ReadAt(ctx, r.key, r.p, r.offset)
+	r.stored, r.from, r.ended = (*buffer)[:n], from, n < len(*buffer)
+	return nil
+}
+
+// segment is a segment's octets, which are there or are read with all that is wanted
+// behind them. last says that the object ends with it.
+func (r *reading) segment(ctx context.Context, buffer *[]byte, s segment) (sealed []byte, last bool, err error) {
+	has := func() bool {
+		return s.stored >= r.from && (r.ended || s.stored+s.length < r.from+int64(len(r.stored)))
+	}
+	if !has() {
+		if err := r.fetch(ctx, buffer, s.stored, r.behindLast(r.how.layout)); err != nil {
+			return nil, false, err
 		}
 	}
-	return r.open(ctx, stored[min(begin-from, int64(n)):], n < len(*buffer))
+	rest := r.stored[min(s.stored-r.from, int64(len(r.stored))):]
+	return rest[:min(s.length, int64(len(rest)))], r.ended && int64(len(rest)) <= s.length, nil
 }
 
 // header reads the object's header alone.
@@ -125,14 +150,20 @@ func (r *reading) header(ctx context.Context) error {
 
 // learn finds out how the object is read, of its first octets.
 func (r *reading) learn(ctx context.Context, begin []byte) error {
-	if !isSealed(begin) && r.plain {
-		r.how = &opened{plain: true}
-		r.known.put(r.key, r.how)
-		return nil
-	}
 	h, damage := decodeHeader(begin)
 	if damage != "" {
-		return corrupt(r.key, 0, damage)
+		mended, octet, ok := mend(begin)
+		switch {
+		case ok:
+			h = mended
+			r.found(r.key, int64(octet), "the header is damaged in one octet, and was mended: "+damage)
+		case !isSealed(begin) && r.plain:
+			r.how = &opened{plain: true}
+			r.known.put(r.key, r.how)
+			return nil
+		default:
+			return corrupt(r.key, 0, damage)
+		}
 	}
 	data, err := r.ring.key(ctx, h.generation)
 	if err != nil {
@@ -142,50 +173,66 @@ func (r *reading) learn(ctx context.Context, begin []byte) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", r.key, err)
 	}
-	r.how = &opened{key: derived}
+	r.how = &opened{key: derived, layout: h.layout()}
 	r.known.put(r.key, r.how)
 	return nil
 }
 
-// open opens the stored segments into p. ended says that the object ends with
-// them.
-func (r *reading) open(ctx context.Context, stored []byte, ended bool) (int, error) {
-	if !ended {
-		stored = stored[:len(stored)-1]
-	}
-	if len(stored) == 0 {
-		return 0, r.behind(ctx)
-	}
+// open opens the wanted segments into p. Octets that come with an error are
+// verified, too.
+func (r *reading) open(ctx context.Context, buffer *[]byte) (filled int, err error) {
 	aead, err := r.how.key.cipher()
 	if err != nil {
 		return 0, err
 	}
-	filled := 0
-	for number := r.first(); len(stored) > 0; number++ {
-		segment := stored[:min(len(stored), sealedSegment)]
-		stored = stored[len(segment):]
-		at := number * segmentSize // of the plaintext
-		// A segment that p takes whole is opened into it, another one in its place.
-		whole := at >= r.offset && len(r.p)-filled >= len(segment)-tagSize
-		into := segment[:0]
-		if whole {
-			into = r.p[filled:filled]
+	l, end := r.how.layout, int(r.end()-r.offset)
+	for filled < end {
+		at := r.offset + int64(filled)
+		if l.inGap(at) {
+			n := min(int(l.mirror-at), end-filled)
+			clear(r.p[filled : filled+n])
+			filled += n
+			continue
 		}
-		plain, err := aead.Open(into, nonce(uint32(number), ended && len(stored) == 0), segment, nil)
+		s := l.at(at)
+		sealed, last, err := r.segment(ctx, buffer, s)
 		switch {
-		case err != nil || len(plain) == 0:
-			return 0, corrupt(r.key, at, "a segment is not what was sealed here")
-		case whole:
-			filled += len(plain)
-		default:
-			skip := min(max(r.offset-at, 0), int64(len(plain)))
-			filled += copy(r.p[filled:], plain[skip:])
+		case err != nil:
+			return filled, err
+		case len(sealed) == 0 && filled == 0:
+			return 0, r.behind(ctx)
+		}
+		n, err := r.openOne(aead, s, sealed, last, filled)
+		if filled += n; err != nil {
+			return filled, err
+		}
+		if last {
+			break
 		}
 	}
 	if filled < len(r.p) {
 		return filled, io.EOF
 	}
 	return filled, nil
+}
+
+// openOne opens a segment into p, from filled on. One that p takes whole is opened into
+// it, another one in its place.
+func (r *reading) openOne(aead cipher.AEAD, s segment, sealed []byte, last bool, filled int) (int, error) {
+	at := r.offset + int64(filled)
+	whole := at == s.plain && len(r.p)-filled >= len(sealed)-tagSize
+	into := sealed[:0]
+	if whole {
+		into = r.p[filled:filled]
+	}
+	plain, err := aead.Open(into, nonce(s.number, last), sealed, nil)
+	switch {
+	case err != nil || len(plain) == 0:
+		return 0, corrupt(r.key, s.plain, "a segment is not what was sealed here")
+	case whole:
+		return len(plain), nil
+	}
+	return copy(r.p[filled:], plain[min(at-s.plain, int64(len(plain))):]), nil
 }
 
 // behind is a read behind the object's end: io.EOF once the segment that seems to

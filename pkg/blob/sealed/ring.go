@@ -22,6 +22,7 @@ const (
 type shard struct {
 	store  blob.Store
 	prefix string
+	mended func(key string, octet int64, what string) // nil: nobody is told
 }
 
 // root is what all keys of the shard's objects begin with.
@@ -64,12 +65,15 @@ type wrapped struct {
 // read reads a key object. One that isn't there any more is blob.ErrNotFound.
 func (s shard) read(ctx context.Context, at slot) (wrapped, error) {
 	name := s.folder() + at.name()
-	buffer := make([]byte, maxKeyObject+1)
+	buffer := make([]byte, 2*maxKeyObject+1)
 	n, err := s.store.ReadAt(ctx, name, buffer, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return wrapped{}, err
 	}
-	k, err := decodeKeyObject(buffer[:n])
+	k, damaged, err := decodeKeyObject(buffer[:n])
+	if damaged != nil && s.mended != nil {
+		s.mended(name, 0, damaged.Error())
+	}
 	if err == nil && k.generation != at.generation {
 		err = fmt.Errorf("%w: it says that it is of generation %d", errKeyObject, k.generation)
 	}

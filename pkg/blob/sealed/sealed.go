@@ -27,11 +27,15 @@ type Options struct {
 	// While it is set, whoever can write to the store can put plain objects there.
 	Plain bool
 	Log   *slog.Logger // nil: none
+	// Found is told of damage that was mended, and so isn't seen in any answer, each time
+	// that it is met. It may be called by several goroutines at once. nil: nobody is.
+	Found func(key string, octet int64, what string)
 }
 
 // Store seals what is below one key prefix of another store.
 type Store struct {
 	shard
+	found   func(key string, octet int64, what string)
 	ring    *ring
 	plain   bool
 	current uint32 // generation of new objects
@@ -53,9 +57,15 @@ func Open(ctx context.Context, store blob.Store, prefix string, wrapper *Wrapper
 	if prefix != strings.Trim(prefix, "/") {
 		return nil, &maildrop.Error{Op: "sealed.open", Kind: maildrop.Invalid, Err: fmt.Errorf("prefix %q: slashes at its ends", prefix)}
 	}
-	place := shard{store: store, prefix: prefix}
+	found := func(key string, octet int64, what string) {
+		log.Error("sealed store: damage, mended", "key", key, "octet", octet, "what", what)
+		if options.Found != nil {
+			options.Found(key, octet, what)
+		}
+	}
+	place := shard{store: store, prefix: prefix, mended: found}
 	s := &Store{
-		shard: place, ring: newRing(place, wrapper), plain: options.Plain, known: newCache(maxKnown),
+		shard: place, found: found, ring: newRing(place, wrapper), plain: options.Plain, known: newCache(maxKnown),
 		buffers: sync.Pool{New: func() any { return new([]byte) }},
 	}
 	if err := s.begin(ctx); err != nil {
