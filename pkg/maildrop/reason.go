@@ -37,6 +37,10 @@ const (
 	ReasonRemovalUnknown Reason = "removal-unknown"
 	ReasonRestart        Reason = "restart"
 	ReasonFull           Reason = "too-many-connections"
+	ReasonFullIP         Reason = "ip-connections"
+	ReasonFullNetwork    Reason = "network-connections"
+	ReasonSessions       Reason = "too-many-sessions"
+	ReasonSlowDown       Reason = "slow-down"
 )
 
 // Response is a response code of POP3 (RFC 2449 section 8).
@@ -216,5 +220,29 @@ var meanings = []Meaning{
 		"too many connections, please try again in a minute",
 		"The service is overloaded at the moment.",
 		"The front has as many connections as it takes: postern_front_connections_limit.",
+	},
+	{
+		ReasonFullIP, ResponseTemp,
+		"too many connections from your address, please close some or try again in a minute",
+		"The devices behind this internet address have too many connections open at once.",
+		"The client's IPv4 address has as many connections as it may have at all fronts together: front.limits.connections_per_ip.",
+	},
+	{
+		ReasonFullNetwork, ResponseTemp,
+		"too many connections from your network, please close some or try again in a minute",
+		"The devices of this network have too many connections open at once.",
+		"The client's IPv6 /64 has as many connections as it may have at all fronts together: front.limits.connections_per_64.",
+	},
+	{
+		ReasonSessions, ResponseTemp,
+		"too many sessions are open on this mailbox, please close some or try again in a minute",
+		"Too many mail programs are fetching this mailbox at once.",
+		"The mailbox has as many sessions at this front as it may: front.limits.sessions_per_address.",
+	},
+	{
+		ReasonSlowDown, ResponseTemp,
+		"too many wrong passwords from your network, please try again in {wait}",
+		"Somebody in the same network is guessing passwords. Nothing is wrong with this password.",
+		"The source has failed often, and as many logins wait as may: front.limits.delayed_logins. Look at postern_front_logins_delayed_seconds.",
 	},
 }

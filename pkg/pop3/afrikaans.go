@@ -21,6 +21,7 @@ var afrikaans = language{
 
 		textStranger:       "hierdie is 'n POP3-bediener",
 		textFlood:          "te veel opdragte voor aanmelding",
+		textTooMuch:        "te veel gestuur voor aanmelding",
 		textNeedTLS:        "stuur eers STLS: sonder TLS kan niks anders nie",
 		textTLSOn:          "TLS is reeds aan",
 		textBeginTLS:       "begin TLS",
@@ -81,5 +82,9 @@ var afrikaans = language{
 		maildrop.ReasonRemovalUnknown: "dit is nie seker of die gemerkte boodskappe verwyder is nie, probeer asseblief oor 'n minuut weer",
 		maildrop.ReasonRestart:        "die bediener herbegin, verbind asseblief weer",
 		maildrop.ReasonFull:           "te veel verbindings, probeer asseblief oor 'n minuut weer",
+		maildrop.ReasonFullIP:         "te veel verbindings vanaf u adres; sluit 'n paar, of probeer oor 'n minuut weer",
+		maildrop.ReasonFullNetwork:    "te veel verbindings vanuit u netwerk; sluit 'n paar, of probeer oor 'n minuut weer",
+		maildrop.ReasonSessions:       "te veel sessies met hierdie posbus; sluit 'n paar, of probeer oor 'n minuut weer",
+		maildrop.ReasonSlowDown:       "te veel verkeerde wagwoorde vanuit u netwerk, probeer asseblief oor {wait} weer",
 	},
 }

@@ -132,7 +132,7 @@ func (s *Session) refused() Step {
 // failure counts a guess, and ends a connection that has had enough of them.
 func (s *Session) failure(step Step) Step {
 	s.failed++
-	if s.failed >= maxFailedLogins {
+	if limit := s.protocol.maxFailed; limit > 0 && s.failed >= limit {
 		return s.end(step, EndRefused)
 	}
 	return step

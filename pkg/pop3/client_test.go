@@ -11,6 +11,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -64,8 +65,14 @@ type client struct {
 // pipe connects a client to a server in memory.
 func pipe(t testing.TB, s *Server) *client {
 	t.Helper()
+	return pipeFrom(t, s, netip.Addr{})
+}
+
+// pipeFrom is pipe for a client from an address.
+func pipeFrom(t testing.TB, s *Server, remote netip.Addr) *client {
+	t.Helper()
 	near, far := net.Pipe()
-	s.admit(far)
+	s.admit(from{far, remote})
 	raw := &stream{Conn: near}
 	c := &client{t: t, raw: raw, Conn: tls.Client(raw, &tls.Config{InsecureSkipVerify: true})}
 	c.lines = bufio.NewReader(c.Conn)

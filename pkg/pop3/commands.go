@@ -19,6 +19,8 @@ type Protocol struct {
 	greeting       []byte
 	before         []byte // CAPA's list in AUTHORIZATION; the one in TRANSACTION differs in EXPIRE
 	clear          []byte // CAPA's list before TLS
+	maxLines       int    // before the login; 0: no limit
+	maxFailed      int    // logins that end the connection; 0: no limit
 }
 
 // arguments is the form of a command's arguments.
@@ -89,6 +91,8 @@ func newProtocol(hostname, region, name string, mechanisms []string) *Protocol {
 			{verb: "QUIT", args: noArguments, states: anyState | Cleartext, run: (*Session).quit},
 		},
 		mechanisms: offered(mechanisms),
+		maxLines:   DefaultLimits().LinesBeforeLogin,
+		maxFailed:  DefaultLimits().FailedLogins,
 	}
 	for i := range p.commands {
 		p.commands[i].key = packVerb([]byte(p.commands[i].verb))

@@ -34,6 +34,7 @@ const (
 const (
 	endClient End = "client_closed"
 	endIdle   End = "idle_timeout"
+	endLogin  End = "login_timeout"
 	endPanic  End = "panic"
 )
 
@@ -49,7 +50,12 @@ type conn struct {
 	remote  netip.Addr
 	started time.Time
 	phase   string
-	refuse  bool // only to be told that there are too many
+	refuse  maildrop.Reason // not empty: only to be told so
+	counted bool            // by the gate
+	until   time.Time       // when the login must be done; zero: no limit
+	attempt attempt         // the latest login, until it is judged
+	refused int             // logins, for their credentials
+	paused  time.Duration   // that its logins waited in all
 
 	in      *input
 	out     *output
@@ -71,6 +77,7 @@ func (c *conn) serve(ctx context.Context) {
 	if !c.clear && c.handshake(ctx) != nil {
 		return
 	}
+	c.until = c.server.config.Limits.until(c.started)
 	c.begin()
 	end := c.talk(ctx)
 	c.leave(end)
@@ -108,8 +115,8 @@ func (c *conn) begin() {
 // talk alternates between the client and the Session until one of them ends.
 func (c *conn) talk(ctx context.Context) End {
 	step := c.session.Greet()
-	if c.refuse {
-		step = c.session.Full()
+	if c.refuse != "" {
+		step = c.session.TurnAway(c.refuse)
 	}
 	for {
 		if end := c.perform(ctx, step); end != "" {
@@ -117,6 +124,8 @@ func (c *conn) talk(ctx context.Context) End {
 		}
 		line, err := c.line()
 		switch {
+		case err == nil && c.wordy():
+			step = c.session.TooMuch()
 		case err == nil:
 			step = c.session.Line(time.Now(), line)
 		case errors.Is(err, wire.ErrLineTooLong):
@@ -125,6 +134,8 @@ func (c *conn) talk(ctx context.Context) End {
 			step = c.session.Flood(time.Now())
 		case timeout(err) && c.stopped():
 			step = c.session.Restart()
+		case timeout(err) && c.late():
+			return endLogin
 		case timeout(err):
 			return endIdle // RFC 1939 section 3: without a reply, without UPDATE
 		default:
@@ -145,16 +156,9 @@ func (c *conn) line() ([]byte, error) {
 func (c *conn) beforeRead() error {
 	if !c.waits {
 		c.waits = true
-		c.setRead(time.Now().Add(c.limit()))
+		c.setRead(c.deadline(time.Now()))
 	}
 	return c.out.Flush()
-}
-
-func (c *conn) limit() time.Duration {
-	if c.session.State() == Transaction {
-		return c.server.config.Idle
-	}
-	return c.server.config.PreLogin
 }
 
 // perform sends a step's reply and makes its calls, up to where the next line is
@@ -166,6 +170,7 @@ func (c *conn) perform(ctx context.Context, step Step) End {
 			return endClient
 		}
 		c.server.metrics.step(c, step, began)
+		c.judge(step.Login)
 		if step.End != "" {
 			return step.End
 		}
@@ -215,6 +220,10 @@ func (c *conn) execute(ctx context.Context, r Request) (result Result) {
 }
 
 func (c *conn) open(ctx context.Context, r Request) Result {
+	c.attempt = attempt{user: string(r.Address), secret: r.Password}
+	if err := c.pause(ctx); err != nil {
+		return Result{Err: err}
+	}
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	began := time.Now()
@@ -224,6 +233,10 @@ func (c *conn) open(ctx context.Context, r Request) Result {
 	})
 	if err != nil {
 		return Result{Err: err}
+	}
+	if !c.server.enter(drop.Info().Address) {
+		drop.Close()
+		return Result{Err: errSessions}
 	}
 	c.opened = time.Since(began)
 	c.drop = drop
@@ -243,8 +256,8 @@ func (c *conn) challenge(ctx context.Context, r Request) (result Result) {
 
 // withdraw is undoing open: the client didn't want to, after all.
 func (c *conn) withdraw() {
-	c.drop.Close()
-	c.drop = nil
+	c.close()
+	c.until = c.server.config.Limits.until(time.Now())
 	c.halting.exit()
 	c.enterPhase(phaseAuthorization)
 }
@@ -317,9 +330,7 @@ func (c *conn) note(ctx context.Context, op Op, err error) {
 // the reply.
 func (c *conn) leave(end End) {
 	defer c.raw.Close()
-	if c.drop != nil {
-		c.drop.Close()
-	}
+	c.close()
 	if end != EndBackend {
 		c.out.Flush()
 	}
@@ -330,7 +341,7 @@ func (c *conn) leave(end End) {
 	if c.tls != nil {
 		_ = c.tls.CloseWrite() // whoever is gone needs no close_notify
 	}
-	if end == EndQuit && c.lines.Buffered() == 0 || end == endClient || end == endIdle {
+	if end == EndQuit && c.lines.Buffered() == 0 || end == endClient || end == endIdle || end == endLogin {
 		return
 	}
 	if t, ok := c.raw.(interface{ CloseWrite() error }); ok && t.CloseWrite() == nil {

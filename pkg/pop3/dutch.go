@@ -21,6 +21,7 @@ var dutch = language{
 
 		textStranger:       "dit is een POP3-server",
 		textFlood:          "te veel opdrachten vóór het aanmelden",
+		textTooMuch:        "te veel verstuurd vóór het aanmelden",
 		textNeedTLS:        "stuur eerst STLS: zonder TLS kan er niets anders",
 		textTLSOn:          "TLS is al aan",
 		textBeginTLS:       "begin met TLS",
@@ -81,5 +82,9 @@ var dutch = language{
 		maildrop.ReasonRemovalUnknown: "het is niet zeker of de gemarkeerde berichten verwijderd zijn, probeer het over een minuut opnieuw",
 		maildrop.ReasonRestart:        "de server start opnieuw, maak opnieuw verbinding",
 		maildrop.ReasonFull:           "te veel verbindingen, probeer het over een minuut opnieuw",
+		maildrop.ReasonFullIP:         "te veel verbindingen vanaf uw adres; sluit er enkele, of probeer het over een minuut opnieuw",
+		maildrop.ReasonFullNetwork:    "te veel verbindingen vanuit uw netwerk; sluit er enkele, of probeer het over een minuut opnieuw",
+		maildrop.ReasonSessions:       "te veel sessies met deze mailbox; sluit er enkele, of probeer het over een minuut opnieuw",
+		maildrop.ReasonSlowDown:       "te veel verkeerde wachtwoorden vanuit uw netwerk, probeer het over {wait} opnieuw",
 	},
 }

@@ -19,6 +19,7 @@ var english = language{
 
 		textStranger:       "this is a POP3 server",
 		textFlood:          "too many commands before login",
+		textTooMuch:        "too much sent before login",
 		textNeedTLS:        "send STLS first: nothing else is possible without TLS",
 		textTLSOn:          "TLS is on already",
 		textBeginTLS:       "begin TLS",

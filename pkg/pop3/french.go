@@ -22,6 +22,7 @@ var french = language{
 
 		textStranger:       "ceci est un serveur POP3",
 		textFlood:          "trop de commandes avant la connexion de l'utilisateur",
+		textTooMuch:        "trop de données avant la connexion de l'utilisateur",
 		textNeedTLS:        "envoyez d'abord STLS: rien d'autre n'est possible sans TLS",
 		textTLSOn:          "TLS est déjà actif",
 		textBeginTLS:       "commencez TLS",
@@ -82,5 +83,9 @@ var french = language{
 		maildrop.ReasonRemovalUnknown: "il n'est pas certain que les messages marqués aient été supprimés, veuillez réessayer dans une minute",
 		maildrop.ReasonRestart:        "le serveur redémarre, veuillez vous reconnecter",
 		maildrop.ReasonFull:           "trop de connexions, veuillez réessayer dans une minute",
+		maildrop.ReasonFullIP:         "trop de connexions depuis votre adresse; fermez-en, ou réessayez dans une minute",
+		maildrop.ReasonFullNetwork:    "trop de connexions depuis votre réseau; fermez-en, ou réessayez dans une minute",
+		maildrop.ReasonSessions:       "trop de sessions ouvertes sur cette boîte; fermez-en, ou réessayez dans une minute",
+		maildrop.ReasonSlowDown:       "trop de mots de passe erronés depuis votre réseau, veuillez réessayer dans {wait}",
 	},
 }

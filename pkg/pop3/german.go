@@ -21,6 +21,7 @@ var german = language{
 
 		textStranger:       "dies ist ein POP3-Server",
 		textFlood:          "zu viele Befehle vor der Anmeldung",
+		textTooMuch:        "zu viel gesendet vor der Anmeldung",
 		textNeedTLS:        "erst STLS senden: ohne TLS geht sonst nichts",
 		textTLSOn:          "TLS ist schon an",
 		textBeginTLS:       "jetzt TLS",
@@ -81,5 +82,9 @@ var german = language{
 		maildrop.ReasonRemovalUnknown: "es ist nicht sicher, ob die markierten Nachrichten gelöscht wurden, bitte in einer Minute wieder versuchen",
 		maildrop.ReasonRestart:        "der Server startet neu, bitte wieder verbinden",
 		maildrop.ReasonFull:           "zu viele Verbindungen, bitte in einer Minute wieder versuchen",
+		maildrop.ReasonFullIP:         "zu viele Verbindungen von Ihrer Adresse; schließen Sie einige, oder versuchen Sie es in einer Minute wieder",
+		maildrop.ReasonFullNetwork:    "zu viele Verbindungen aus Ihrem Netz; schließen Sie einige, oder versuchen Sie es in einer Minute wieder",
+		maildrop.ReasonSessions:       "zu viele Sitzungen mit diesem Postfach; schließen Sie einige, oder versuchen Sie es in einer Minute wieder",
+		maildrop.ReasonSlowDown:       "zu viele falsche Passwörter aus Ihrem Netz, bitte in {wait} wieder versuchen",
 	},
 }

@@ -26,7 +26,8 @@ type metrics struct {
 	attempts    *prometheus.CounterVec   // mechanism, result
 	logins      *prometheus.CounterVec   // result, route
 	loginS      *prometheus.HistogramVec // route
-	sessions    *prometheus.CounterVec   // end
+	delayed     prometheus.Histogram
+	sessions    *prometheus.CounterVec // end
 	sessionS    prometheus.Histogram
 	commands    *prometheus.CounterVec   // command, result
 	commandS    *prometheus.HistogramVec // command
@@ -114,17 +115,19 @@ func newMetrics(registerer prometheus.Registerer, p *Protocol, region string) (*
 		attempts:   m.counters("auth_attempts_total", "Credential checks by mechanism and result.", "mechanism", "result"),
 		logins:     m.counters("logins_total", "Login outcomes.", "result", "route"),
 		loginS:     m.histograms("login_duration_seconds", "Time the mailbox took to open for successful logins.", login, "route"),
-		sessions:   m.counters("sessions_total", "Finished sessions by end.", "end"),
-		sessionS:   made(m, prometheus.NewHistogram(histogramOpts("session_duration_seconds", "Duration of finished sessions.", slow))),
-		commands:   m.counters("commands_total", "POP3 commands by command and result.", "command", "result"),
-		commandS:   m.histograms("command_duration_seconds", "Time from the complete command line to its reply.", fast, "command"),
-		firstS:     m.histograms("retrieve_first_byte_seconds", "Time from RETR or TOP to the first body byte.", fast, "route"),
-		received:   m.counter("receive_bytes_total", "Application bytes received from clients."),
-		sent:       m.counter("transmit_bytes_total", "Application bytes sent to clients."),
-		retrieved:  m.counter("messages_retrieved_total", "Messages fully sent by RETR."),
-		deleted:    m.counter("messages_deleted_total", "Messages whose deletion was committed in UPDATE."),
-		refusals:   m.counters("refusals_total", "Replies that refuse a client, by their reason code.", "reason"),
-		byCommand:  make(map[string]*commandSeries),
+		delayed: made(m, prometheus.NewHistogram(histogramOpts("logins_delayed_seconds",
+			"How long logins waited because their source had failed often.", login))),
+		sessions:  m.counters("sessions_total", "Finished sessions by end.", "end"),
+		sessionS:  made(m, prometheus.NewHistogram(histogramOpts("session_duration_seconds", "Duration of finished sessions.", slow))),
+		commands:  m.counters("commands_total", "POP3 commands by command and result.", "command", "result"),
+		commandS:  m.histograms("command_duration_seconds", "Time from the complete command line to its reply.", fast, "command"),
+		firstS:    m.histograms("retrieve_first_byte_seconds", "Time from RETR or TOP to the first body byte.", fast, "route"),
+		received:  m.counter("receive_bytes_total", "Application bytes received from clients."),
+		sent:      m.counter("transmit_bytes_total", "Application bytes sent to clients."),
+		retrieved: m.counter("messages_retrieved_total", "Messages fully sent by RETR."),
+		deleted:   m.counter("messages_deleted_total", "Messages whose deletion was committed in UPDATE."),
+		refusals:  m.counters("refusals_total", "Replies that refuse a client, by their reason code.", "reason"),
+		byCommand: make(map[string]*commandSeries),
 	}
 	for _, m := range maildrop.Meanings() {
 		s.refusals.WithLabelValues(string(m.Reason))
@@ -220,7 +223,7 @@ func (m *metrics) ended(end End, started time.Time) {
 	switch end {
 	case EndQuit, EndUpdate:
 		label = "quit"
-	case endClient, endIdle, EndRestart, EndBackend:
+	case endClient, endIdle, endLogin, EndRestart, EndBackend:
 		label = string(end)
 	case EndAccess, EndRefused, EndFull, endPanic:
 		label = "killed"

@@ -38,7 +38,7 @@ func everyRefusal() (replies []Step) {
 		}
 	}
 	say("PASS", (*Session).refused)
-	say("PASS", (*Session).Full)
+	say("PASS", func(s *Session) Step { return s.TurnAway(maildrop.ReasonFull) })
 	say("PASS", (*Session).Restart)
 	return replies
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/postern-pop/postern/pkg/maildrop"
+	"github.com/postern-pop/postern/pkg/throttle"
 )
 
 const (
@@ -25,12 +26,8 @@ const (
 	// least 10 minutes.
 	minIdle = 10 * time.Minute
 
-	defaultPreLogin       = 60 * time.Second
-	defaultMaxConnections = 20000
+	defaultPreLogin = 60 * time.Second
 
-	// refusals is how many connections over the limit are told so at a time; more
-	// are closed without a word.
-	refusals = 64
 	// acceptPause is how long Serve waits when the system has no more descriptors.
 	acceptPause = 50 * time.Millisecond
 	// hardStop is how long after Shutdown's context ended the connections may take to
@@ -40,15 +37,15 @@ const (
 
 // Config is what a Server is made of.
 type Config struct {
-	Opener         maildrop.Opener
-	TLS            *tls.Config   // see TLSConfig; never cloned
-	Region         string        // shows in the greeting
-	Hostname       string        // shows in the greeting
-	Mechanisms     []string      // SASL mechanisms that are offered; none: DefaultMechanisms
-	Anonymous      bool          // CAPA has no IMPLEMENTATION, and the greeting doesn't name the product
-	Idle           time.Duration // silence in TRANSACTION until the connection is closed; 0: 10 minutes, the least
-	PreLogin       time.Duration // for each line before login; 0: 60 s
-	MaxConnections int           // open at a time; 0: 20000
+	Opener     maildrop.Opener
+	TLS        *tls.Config   // see TLSConfig; never cloned
+	Region     string        // shows in the greeting
+	Hostname   string        // shows in the greeting
+	Mechanisms []string      // SASL mechanisms that are offered; none: DefaultMechanisms
+	Anonymous  bool          // CAPA has no IMPLEMENTATION, and the greeting doesn't name the product
+	Idle       time.Duration // silence in TRANSACTION until the connection is closed; 0: 10 minutes, the least
+	PreLogin   time.Duration // for each line before login; 0: 60 s
+	Limits     *Limits       // nil: DefaultLimits
 	// LoginDelay is the longest that any user has to wait between two logins, for CAPA
 	// (RFC 2449 section 6.5); nil: nobody has to. It is asked at each connection.
 	LoginDelay func() time.Duration
@@ -68,7 +65,9 @@ func (c *Config) implementation() string {
 func (c *Config) Validate() error {
 	c.Idle = cmp.Or(c.Idle, minIdle)
 	c.PreLogin = cmp.Or(c.PreLogin, defaultPreLogin)
-	c.MaxConnections = cmp.Or(c.MaxConnections, defaultMaxConnections)
+	if c.Limits == nil {
+		c.Limits = DefaultLimits()
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -81,8 +80,9 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("pop3: idle timeout %v: RFC 1939 section 3 asks for at least %v", c.Idle, minIdle)
 	case c.PreLogin < time.Second:
 		return fmt.Errorf("pop3: pre-login timeout %v: at least 1s", c.PreLogin)
-	case c.MaxConnections < 1:
-		return fmt.Errorf("pop3: %d connections at most: at least 1", c.MaxConnections)
+	}
+	if err := c.Limits.validate(); err != nil {
+		return err
 	}
 	if err := CheckMechanisms(c.Mechanisms); err != nil {
 		return fmt.Errorf("pop3: %w", err)
@@ -96,6 +96,7 @@ type Server struct {
 	protocol *Protocol
 	log      *slog.Logger
 	metrics  *metrics
+	gate     *throttle.Gate
 
 	records  sync.Pool       // *[recordSize]byte, for the sessions that have something to say
 	hard     context.Context //nolint:containedctx // the server's own: of calls that outlive a hang-up
@@ -106,7 +107,9 @@ type Server struct {
 	closed    bool
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
-	refusing  int // of conns, those that are only told that there are too many
+	refusing  int                      // of conns, those that are only told that there are too many
+	delayed   int                      // of conns, those whose login waits
+	sessions  map[maildrop.Address]int // open at once, where they are limited
 }
 
 // NewServer makes a Server; Serve starts it.
@@ -120,13 +123,16 @@ func NewServer(config Config) (*Server, error) {
 		log:       config.Log,
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),
+		sessions:  make(map[maildrop.Address]int),
+		gate:      throttle.NewGate(config.Limits.sources()),
 	}
+	s.protocol.maxLines, s.protocol.maxFailed = config.Limits.LinesBeforeLogin, config.Limits.FailedLogins
 	var err error
 	if s.metrics, err = newMetrics(config.Registerer, s.protocol, config.Region); err != nil {
 		return nil, err
 	}
 	s.records.New = func() any { return new([recordSize]byte) }
-	s.metrics.limit.Set(float64(config.MaxConnections))
+	s.metrics.limit.Set(float64(config.Limits.Connections))
 	s.hard, s.hardStop = context.WithCancel(context.Background())
 	return s, nil
 }
@@ -189,7 +195,7 @@ func (s *Server) start(raw net.Conn, cleartext bool) {
 	c.halting.conn, c.halting.cancel = raw, cancel
 	result := s.add(c)
 	s.metrics.connections.WithLabelValues(result).Inc()
-	if result != resultAccepted && !c.refuse {
+	if result != resultAccepted && c.refuse == "" {
 		cancel()
 		raw.Close()
 		return
@@ -202,50 +208,11 @@ func (s *Server) start(raw net.Conn, cleartext bool) {
 	}()
 }
 
-// The results of admission.
-const (
-	resultAccepted = "accepted"
-	resultLimit    = "conn_limit"
-	resultDraining = "draining"
-)
-
-// add counts a connection under the lock that guards closed, so that Shutdown
-// misses none.
-func (s *Server) add(c *conn) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	full := len(s.conns)-s.refusing >= s.config.MaxConnections
-	switch {
-	case s.closed:
-		return resultDraining
-	case full && s.refusing >= refusals:
-		return resultLimit
-	case full:
-		c.refuse = true
-		s.refusing++
-	}
-	s.conns[c] = struct{}{}
-	s.done.Add(1)
-	if c.refuse {
-		return resultLimit
-	}
-	return resultAccepted
-}
-
-func (s *Server) remove(c *conn) {
-	s.mu.Lock()
-	delete(s.conns, c)
-	if c.refuse {
-		s.refusing--
-	}
-	s.mu.Unlock()
-	s.done.Done()
-}
-
 // survive keeps a bug that one session meets from ending all of them.
 func (s *Server) survive(c *conn) {
 	if r := recover(); r != nil {
 		c.raw.Close()
+		c.close()
 		s.metrics.ended(endPanic, c.started)
 		s.log.Error("panic", "session", c.id, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
 	}

@@ -104,7 +104,7 @@ func TestShutdownStuck(t *testing.T) {
 func TestMaxConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registry := prometheus.NewPedanticRegistry()
-		server := testServer(t, newBox("five"), func(c *Config) { c.MaxConnections = 2; c.Registerer = registry })
+		server := testServer(t, newBox("five"), func(c *Config) { c.Limits = limited(func(l *Limits) { l.Connections = 2 }); c.Registerer = registry })
 		first, second := pipe(t, server), pipe(t, server)
 		first.expect("+OK *")
 		second.expect("+OK *")

@@ -19,11 +19,6 @@ const (
 	maxReply = 512
 	// maxText is how much of an Error's Text a reply has, in octets.
 	maxText = 160
-	// maxFailedLogins closes the connection; only refused credentials count, and
-	// tries during a lock-out.
-	maxFailedLogins = 3
-	// maxLinesBeforeLogin is how many lines a stranger may send.
-	maxLinesBeforeLogin = 100
 	// checkAfter is how old the last Check may be at a command.
 	checkAfter = time.Second
 	// chunkSize is about how many octets of a listing are made at once.
@@ -265,9 +260,16 @@ func (s *Session) Restart() Step {
 	return s.end(s.refuse(maildrop.ReasonRestart, "", 0), EndRestart)
 }
 
-// Full is said in place of the greeting when the server has no room.
-func (s *Session) Full() Step {
-	return s.end(s.refuse(maildrop.ReasonFull, "", 0), EndFull)
+// TurnAway is said in place of the greeting to one for whom there is no room.
+func (s *Session) TurnAway(reason maildrop.Reason) Step {
+	return s.end(s.refuse(reason, "", 0), EndFull)
+}
+
+// TooMuch ends the session of a stranger who has sent more octets than he may.
+func (s *Session) TooMuch() Step {
+	s.begin(s.now)
+	s.call = call{command: s.protocol.other}
+	return s.end(s.err(textTooMuch), EndFlood)
 }
 
 // Result takes what came of the latest Step's request.
@@ -320,7 +322,7 @@ func (s *Session) stranger(line []byte) (Step, bool) {
 			return s.end(s.err(textStranger), end), true
 		}
 	}
-	if s.lines > maxLinesBeforeLogin {
+	if limit := s.protocol.maxLines; limit > 0 && s.lines > limit {
 		return s.end(s.err(textFlood), EndFlood), true
 	}
 	return Step{}, false

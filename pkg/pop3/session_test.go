@@ -126,7 +126,7 @@ func TestLimits(t *testing.T) {
 func TestStrangersLines(t *testing.T) {
 	d := newDriver(newBox("five"))
 	for i := 0; d.end == ""; i++ {
-		if i > maxLinesBeforeLogin {
+		if i > DefaultLimits().LinesBeforeLogin {
 			t.Fatal("still there")
 		}
 		d.line([]byte("CAPA"))
@@ -136,7 +136,7 @@ func TestStrangersLines(t *testing.T) {
 	}
 	d = newDriver(newBox("five"))
 	d.line([]byte("AUTH PLAIN AGFsaWNlQGV4YW1wbGUuY29tAHNlY3JldA=="))
-	for range 10 * maxLinesBeforeLogin {
+	for range 10 * DefaultLimits().LinesBeforeLogin {
 		d.line([]byte("FOO"))
 	}
 	if d.end != "" || d.session.State() != Transaction {

@@ -30,6 +30,7 @@ const (
 	// Of AUTHORIZATION.
 	textStranger
 	textFlood
+	textTooMuch
 	textNeedTLS
 	textTLSOn
 	textBeginTLS
