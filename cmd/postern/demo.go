@@ -28,6 +28,7 @@ type demoCmd struct {
 	Data            string `default:"demo" type:"path" help:"Directory for everything; made when it isn't there."`
 	BasePort        int    `placeholder:"N" help:"Use ports from N to N+199 instead of the default ones (POP3S 9951.., LMTP 9241.., others 9260..)."`
 	Regions         string `type:"existingdir" placeholder:"DIR" help:"Region files to use instead of those that are built in."`
+	NoLimits        bool   `help:"Lift the fronts' limits on connections, sessions and wrong passwords, to test protocols and loads."`
 	KeepStorage     bool   `help:"Keep the mail where the region files say, not in the data directory. Never give it the files of regions that are in use: the demo's nodes would take their mailboxes over."`
 	RestartChildren bool   `default:"true" negatable:"" help:"Start a process that ended by itself again after 2 seconds, with the same configuration. demo.json has its new pid."`
 }
@@ -98,7 +99,11 @@ func (c *demoCmd) layout() (*demoLayout, error) {
 			all[i].Storage = localStorage(dir, all[i].Name)
 		}
 	}
-	return layOut(dir, c.BasePort, all)
+	layout, err := layOut(dir, c.BasePort, all)
+	if err == nil && c.NoLimits {
+		layout.liftLimits()
+	}
+	return layout, err
 }
 
 // write makes certificates and configuration files. They are the same at each

@@ -44,20 +44,21 @@ func front(ctx context.Context, p *run.Process, h *host, cfg *config.Process) er
 	if err := h.shareTickets(ctx, p, me, cfg, with); err != nil {
 		return err
 	}
+	names, err := addressesOf(cfg.Log)
+	if err != nil {
+		return err
+	}
 	server, err := pop3.NewServer(pop3.Config{
 		Opener: route, TLS: with, Region: string(cfg.Region.Name), Hostname: cfg.Region.Hostname,
-		Mechanisms: cfg.Front.SASL, Anonymous: cfg.Front.Anonymous, MaxConnections: connectionsFor(maxSessions), LoginDelay: h.view.LoginDelay,
-		Log: me.log, Registerer: me.metrics,
+		Mechanisms: cfg.Front.SASL, Anonymous: cfg.Front.Anonymous, Limits: limitsOf(cfg.Front.Limits), LoginDelay: h.view.LoginDelay,
+		Addresses: names, Log: me.log, Registerer: me.metrics,
 	})
 	if err != nil {
 		return err
 	}
+	me.gossip.Share(server.Gate())
 	return doors(ctx, p, cfg.Front, server, me.metrics)
 }
-
-// maxSessions is how many clients a front serves at once, where the system's
-// limit on open files allows it.
-const maxSessions = 20000
 
 // connectionsFor is how many of the connections wanted fit into a quarter of the
 // process's limit on open files. The rest is for the other door of a standalone

@@ -123,6 +123,7 @@ type Process struct {
 	TLS    TLS    `yaml:"tls" want:"ca, cert and key of the process's identity"`
 	Gossip Gossip `yaml:"gossip" want:"bind, key_file and seeds"`
 	HTTP   HTTP   `yaml:"http" want:"listen"`
+	Log    *Log   `yaml:"log,omitempty" want:"addresses, and key_file"` // nil: addresses are clear
 	// StateDir is where the process keeps what it knows of accounts and owners, for a
 	// start while etcd is away; empty: its neighbours alone know it then.
 	StateDir Path `yaml:"state_dir,omitempty" want:"the path of a directory of this process's own"`

@@ -15,6 +15,7 @@ type Front struct {
 	POP3         *Listener      `yaml:"pop3,omitempty" want:"listen"`                     // STLS, and nothing without it; nil: off
 	POP3Proxy    *ProxyListener `yaml:"pop3_proxy,omitempty" want:"listen and networks"`  // the same, behind balancers
 	Gateway      Gateway        `yaml:"gateway" want:"listen"`
+	Limits       *Limits        `yaml:"limits,omitempty" want:"a mapping of limits"` // nil: DefaultLimits
 	// SASL are the mechanisms that clients may log in by, beside USER and PASS; absent: all
 	// but SCRAM-SHA-256-PLUS, with which mutt on Debian 12 can't log in.
 	SASL []string `yaml:"sasl,omitempty" want:"a list of PLAIN, LOGIN, SCRAM-SHA-256, SCRAM-SHA-256-PLUS"`

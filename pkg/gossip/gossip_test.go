@@ -189,3 +189,58 @@ func TestBookForgets(t *testing.T) {
 		t.Fatal("forgot the wrong ones")
 	}
 }
+
+// hearsay is an Exchange that says one thing, and collects what it hears.
+type hearsay struct {
+	word  string
+	heard chan string
+}
+
+func (h *hearsay) Say() [][]byte { return [][]byte{[]byte(h.word)} }
+func (h *hearsay) Hear(packet []byte) {
+	select {
+	case h.heard <- string(packet):
+	default:
+	}
+}
+
+// TestShare: those of a role tell each other within two seconds, and nobody else.
+func TestShare(t *testing.T) {
+	a := joinRole(t, Config{Name: "a", Role: "front"})
+	seeds := []string{a.Self().Address}
+	b := joinRole(t, Config{Name: "b", Role: "front", Seeds: seeds})
+	c := joinRole(t, Config{Name: "c", Role: "intake", Seeds: seeds})
+	for _, m := range []*Member{a, b, c} {
+		await(t, m, "all three", func() bool { return present(m) == "a b c" })
+	}
+	exchanges := map[string]*hearsay{}
+	for name, m := range map[string]*Member{"a": a, "b": b, "c": c} {
+		exchanges[name] = &hearsay{word: "of " + name, heard: make(chan string, 100)}
+		m.Share(exchanges[name])
+	}
+	began := time.Now()
+	for hearer, word := range map[string]string{"a": "of b", "b": "of a"} {
+		for range 3 {
+			if got := <-exchanges[hearer].heard; got != word {
+				t.Errorf("%s hears %q", hearer, got)
+			}
+		}
+	}
+	if took := time.Since(began); took > 20*time.Second { // 750 ms on a machine with nothing else to do
+		t.Errorf("three packets took %v", took)
+	}
+	if n := len(exchanges["c"].heard); n > 0 {
+		t.Errorf("another role hears %d packets", n)
+	}
+}
+
+func joinRole(t *testing.T, config Config) *Member {
+	t.Helper()
+	config.Region, config.Bind, config.Key, config.Log = "eu", "127.0.0.1:0", key, slog.New(slog.DiscardHandler)
+	m, err := Join(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Close() })
+	return m
+}

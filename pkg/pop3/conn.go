@@ -41,21 +41,23 @@ const (
 // conn drives one session: octets between the client, the Session and the maildrop.
 // It knows no protocol.
 type conn struct {
-	server  *Server
-	raw     net.Conn  // TCP
-	below   *stream   // the same, as TLS reads it
-	tls     *tls.Conn // on it; nil: not yet
-	clear   bool      // it began without TLS
-	id      string
-	remote  netip.Addr
-	started time.Time
-	phase   string
-	refuse  maildrop.Reason // not empty: only to be told so
-	counted bool            // by the gate
-	until   time.Time       // when the login must be done; zero: no limit
-	attempt attempt         // the latest login, until it is judged
-	refused int             // logins, for their credentials
-	paused  time.Duration   // that its logins waited in all
+	server   *Server
+	raw      net.Conn  // TCP
+	below    *stream   // the same, as TLS reads it
+	tls      *tls.Conn // on it; nil: not yet
+	clear    bool      // it began without TLS
+	id       string
+	remote   netip.Addr
+	started  time.Time
+	phase    string
+	refuse   maildrop.Reason // not empty: only to be told so
+	counted  bool            // by the gate
+	until    time.Time       // when the login must be done; zero: no limit
+	attempt  attempt         // the latest login, until it is judged
+	commands int             // that have ended
+	reason   maildrop.Reason // of the latest refusal
+	refused  int             // logins, for their credentials
+	paused   time.Duration   // that its logins waited in all
 
 	in      *input
 	out     *output
@@ -170,7 +172,7 @@ func (c *conn) perform(ctx context.Context, step Step) End {
 			return endClient
 		}
 		c.server.metrics.step(c, step, began)
-		c.judge(step.Login)
+		c.tally(step)
 		if step.End != "" {
 			return step.End
 		}

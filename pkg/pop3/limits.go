@@ -194,6 +194,17 @@ func (c *conn) pause(ctx context.Context) error {
 	}
 }
 
+// tally keeps what the log tells of a step, and what it says of the client.
+func (c *conn) tally(step Step) {
+	if step.Command != "" {
+		c.commands++
+	}
+	if step.Reason != maildrop.ReasonNone {
+		c.reason = step.Reason
+	}
+	c.judge(step.Login)
+}
+
 // judge tells the gate how a login ended. Only refused credentials count: neither
 // trouble of ours, nor a user who may not use POP now, is a guess.
 func (c *conn) judge(login LoginResult) {

@@ -46,6 +46,7 @@ type Config struct {
 	Idle       time.Duration // silence in TRANSACTION until the connection is closed; 0: 10 minutes, the least
 	PreLogin   time.Duration // for each line before login; 0: 60 s
 	Limits     *Limits       // nil: DefaultLimits
+	Addresses  Addresses     // nil: ClearAddresses
 	// LoginDelay is the longest that any user has to wait between two logins, for CAPA
 	// (RFC 2449 section 6.5); nil: nobody has to. It is asked at each connection.
 	LoginDelay func() time.Duration
@@ -65,6 +66,9 @@ func (c *Config) implementation() string {
 func (c *Config) Validate() error {
 	c.Idle = cmp.Or(c.Idle, minIdle)
 	c.PreLogin = cmp.Or(c.PreLogin, defaultPreLogin)
+	if c.Addresses == nil {
+		c.Addresses = ClearAddresses()
+	}
 	if c.Limits == nil {
 		c.Limits = DefaultLimits()
 	}
@@ -214,7 +218,7 @@ func (s *Server) survive(c *conn) {
 		c.raw.Close()
 		c.close()
 		s.metrics.ended(endPanic, c.started)
-		s.log.Error("panic", "session", c.id, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+		s.log.Error("panic", "session", c.id, "remote", c.remote.String(), "end", string(endPanic), "seconds", time.Since(c.started).Seconds(), "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
 	}
 }
 

@@ -151,7 +151,7 @@ func TestReport(t *testing.T) {
 		stop(t, server)
 		for _, want := range []string{
 			"msg=session", "end=quit", `tls="TLS 1.3"`, "cipher=TLS_", "user=alice@example.com", "mechanism=USER", "home=eu", "node=n1",
-			"class=local", "messages=5", "retr=1", "top=1", "dele=1", "removed=1", "octets_in=", "uids=",
+			"class=local", "messages=5", "retr=1", "top=1", "dele=1", "removed=1", "octets_in=", "uids_before=", "uids_after=", "failed_logins=1", "route=local",
 		} {
 			if !strings.Contains(log.String(), want) {
 				t.Errorf("no %q in %s", want, log.String())
