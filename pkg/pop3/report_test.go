@@ -120,7 +120,8 @@ func lived(t *testing.T, i int) (lines []string) {
 		for line := range strings.Lines(log.String()) {
 			if strings.Contains(line, `"msg":"session"`) {
 				lines = append(lines, sessionLine.ReplaceAllStringFunc(strings.TrimSpace(line), func(field string) string {
-					return field[:strings.Index(field, ":")] + `:"…"`
+					name, _, _ := strings.Cut(field, ":")
+					return name + `:"…"`
 				}))
 			}
 		}
@@ -145,7 +146,7 @@ func TestLogOfEachEnd(t *testing.T) {
 	}
 	text := strings.Join(got, "\n") + "\n"
 	if os.Getenv("POSTERN_GOLDEN") == "write" {
-		if err := os.WriteFile(file, []byte(text), 0o644); err != nil { //nolint:gosec // for all who read the tree
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
