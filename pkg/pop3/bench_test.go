@@ -2,25 +2,58 @@ package pop3
 
 import (
 	"crypto/tls"
+	"fmt"
 	"io"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/postern-pop/postern/pkg/maildrop"
 )
 
-// BenchmarkRETR is a message of 1 MiB through TLS over loopback, both ends counted.
+// BenchmarkRETR is a message of 4 KB and one of 1 MiB through TLS over loopback, both ends
+// counted.
 func BenchmarkRETR(b *testing.B) {
-	drop := newBox("five")
-	drop.wire[0] = strings.Repeat("0123456789abcde\r\n", 1<<20/17)
-	c := mustDial(b, listen(b, drop, nil), &tls.Config{})
-	c.login()
-	b.SetBytes(int64(len(drop.wire[0])))
-	b.ReportAllocs()
-	for b.Loop() {
-		c.say("RETR 1\r\n")
-		c.expect("+OK *")
-		if _, err := io.CopyN(io.Discard, c.lines, int64(len(drop.wire[0]))+3); err != nil {
-			b.Fatal(err)
+	for name, size := range map[string]int{"4KB": 4 << 10, "1MiB": 1 << 20} {
+		b.Run(name, func(b *testing.B) {
+			drop := newBox("five")
+			drop.wire[0] = strings.Repeat("0123456789abcde\r\n", size/17)
+			c := mustDial(b, listen(b, drop, nil), &tls.Config{})
+			c.SetDeadline(time.Now().Add(time.Hour))
+			c.login()
+			b.SetBytes(int64(len(drop.wire[0])))
+			b.ReportAllocs()
+			for b.Loop() {
+				c.say("RETR 1\r\n")
+				c.expect("+OK *")
+				if _, err := io.CopyN(io.Discard, c.lines, int64(len(drop.wire[0]))+3); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkListing is what a Session alone takes for a listing, from its fetch or again.
+func BenchmarkListing(b *testing.B) {
+	for _, messages := range []int{1000, 50_000} {
+		drop := newBox("many")
+		for i := range messages {
+			drop.uids, drop.wire = append(drop.uids, maildrop.UID(fmt.Sprintf("%018d", i))), append(drop.wire, "x\r\n")
+		}
+		for _, verb := range []string{"LIST", "UIDL"} {
+			b.Run(fmt.Sprintf("%s/%d", verb, messages), func(b *testing.B) {
+				d := newDriver(drop)
+				d.line([]byte("AUTH PLAIN AGFsaWNlQGV4YW1wbGUuY29tAHNlY3JldA=="))
+				line := []byte(verb)
+				b.ReportAllocs()
+				for b.Loop() {
+					d.sent.Reset()
+					d.line(line)
+				}
+				b.ReportMetric(float64(d.sent.Len()), "octets")
+			})
 		}
 	}
 }

@@ -1,12 +1,19 @@
-// Package pop3 hands out mail by POP3 (RFC 1939, 2449, 3206, 5034, 7677) over TLS
+// Package pop3 hands out mail by POP3 (RFC 1939, 2449, 3206, 5034, 6856, 7677) over TLS
 // (RFC 8314), from the first octet or by STLS (RFC 2595). It promises: no password is
-// taken without TLS, and nothing that was sent without it counts with it; a message is removed only by a QUIT that came whole in
-// TRANSACTION state, all marked messages or none, and QUIT is answered +OK only
-// after the back end said that the removal is durable; message numbers, sizes and
+// taken without TLS, and nothing that was sent without it counts with it; a message is
+// removed only by a QUIT that came whole in TRANSACTION state, all marked messages or none,
+// and QUIT is answered +OK only after the back end said that the removal is durable; message numbers, sizes and
 // unique-ids stay as they are from login to the end of the session; a multi-line
 // reply ends with its final dot only if it is complete; no octet of a client's
 // input is ever sent back; trouble of the back end never looks like a wrong
 // password or an empty maildrop.
+//
+// Two things of RFC 1939 are left out. APOP (section 7) needs each password in the clear at
+// the server, and MD5; what it was for TLS does better, and SCRAM without TLS's help. So the
+// greeting has no timestamp, and APOP is an unknown command. And USER and PASS in the clear:
+// whoever listens has the mailbox (RFC 8314 section 3.3).
+//
+// testdata/checklist names each item of the protocol and its test.
 //
 // Two parts. [Session] is the protocol: a pure machine without I/O, clock or
 // goroutine. conn, inside [Server], moves octets and asks the maildrop, and knows no
@@ -97,4 +104,20 @@
 //   - 2026-11-23: TLS records are as large as may be, and cut here, not in
 //     crypto/tls, so that CRLF.CRLF is never cut in two. Refused: its growing record
 //     size, which helps web pages and cuts where it likes.
+//   - 2026-11-25: every word for a user has a name, and a table in each language. LANG
+//     (RFC 6856 section 3) chooses one; without it replies are English and ASCII, also
+//     after UTF8. Response codes, reasons and references are for machines and support, and in no
+//     language. Refused: a catalogue of golang.org/x/text, whose plural rules and fallbacks
+//     five complete tables don't need, and whose missing text shows at run time.
+//   - 2026-11-25: UTF8 changes nothing about messages: none is stored that was sent by
+//     SMTPUTF8 (see package lmtp), so all of them are fit for every client, and octets and
+//     sizes are the same in both modes.
+//   - 2026-11-25: UTF8 is taken after the login too, until the first command that says
+//     something of the maildrop; from then on it is -ERR. RFC 6856 section 2 has it in
+//     AUTHORIZATION only, so that no size changes that was told; but classic Outlook says
+//     it right behind PASS, and gives the whole download up at -ERR. Refused: always -ERR, and
+//     always +OK.
+//   - 2026-11-25: a first line that no POP3 client can mean (HTTP, SMTP, control octets)
+//     ends the session. A later one, or a mere mistake, is an unknown command. A stranger
+//     who sends no line end is left to the time before login.
 package pop3
