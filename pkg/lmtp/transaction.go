@@ -66,6 +66,10 @@ type delivery struct {
 func (d delivery) run(ctx context.Context, recipients []*recipient) {
 	ctx, cancel := context.WithTimeout(ctx, deliverTime)
 	defer cancel()
+	if len(recipients) == 1 { // as mostly: a goroutine would first have to grow its stack
+		recipients[0].err = d.deliver(ctx, recipients[0].address)
+		return
+	}
 	var all sync.WaitGroup
 	slots := make(chan struct{}, parallelDeliveries)
 	for _, r := range recipients {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -255,6 +256,7 @@ func (c *committer) launch(ctx context.Context) time.Duration {
 		if !may || pause > 0 {
 			return pause
 		}
+		runtime.Gosched() // who is about to submit comes along: costs nothing but when there is much to do
 		batch := c.take()
 		if len(batch) == 0 {
 			return 0
