@@ -41,30 +41,36 @@ func BenchmarkDelivery(b *testing.B) {
 // BenchmarkDurable delivers messages of 4 KB from 64 connections, to one shard and
 // to all of a region's, and compares the rate with that of appends to a file on the
 // same disk in the same minute: one fsync for each message, and one for each as many as
-// a ledger object had. A shard has a ledger of its own, so what comes for many
+// a ledger object had. How much processor time there is no way round shows the floor. A shard has a ledger of its own, so what comes for many
 // shards shares no object: the more clients there are for a shard, the more share one.
 func BenchmarkDurable(b *testing.B) {
+	others, text := rivals{}, letterOf("durable", durableSize)
+	others.run(b, "floor", func(b *testing.B) float64 {
+		return measureSent(b, startFloor(b, "store", "intake"), 64, func(int) (string, []byte) { return "u@example.net", text })
+	})
 	d := benchDemo(b)
 	for name, users := range map[string][]demoUser{"shard": d.makeUsers("eu", 1), "region": d.makeUsers("eu", 64)} {
-		b.Run(name, func(b *testing.B) { d.measureDurable(b, users) })
+		others.run(b, name, func(b *testing.B) float64 { return d.measureDurable(b, users, text) })
 	}
 }
 
-func (d *running) measureDurable(b *testing.B, users []demoUser) {
+// durableSize is that of BenchmarkDurable's messages, in octets.
+const durableSize = 4 << 10
+
+func (d *running) measureDurable(b *testing.B, users []demoUser, text []byte) (cpu float64) {
 	b.Helper()
-	const size = 4 << 10
-	text := letterOf("durable", size)
 	before := d.committed(b)
-	measureSent(b, d.region("eu"), 64, func(n int) (string, []byte) { return users[n%len(users)].Address, text })
+	cpu = measureSent(b, d.region("eu"), 64, func(n int) (string, []byte) { return users[n%len(users)].Address, text })
 	batch := d.committed(b).since(before)
 	rate := float64(b.N) / b.Elapsed().Seconds()
-	single, batched := appends(b, d.dir, size), appends(b, d.dir, int(batch*size))*batch
+	single, batched := appends(b, d.dir, durableSize), appends(b, d.dir, int(batch*durableSize))*batch
 	b.ReportMetric(float64(shardsOf(users)), "shards")
 	b.ReportMetric(batch, "records/object")
 	b.ReportMetric(single, "appends/s")
 	b.ReportMetric(batched, "batched-appends/s")
 	b.ReportMetric(100*rate/batched, "%-of-batched")
 	b.ReportMetric(rate/single, "times-single")
+	return cpu
 }
 
 // shardsOf is how many of a demo region's shards have one of the users.

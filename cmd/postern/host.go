@@ -49,6 +49,7 @@ type host struct {
 	view     *directory.View    // from the first role on that joined: who has no etcd asks its neighbours
 	owners   *placement.Watcher // likewise
 	routes   routes
+	memory   int64 // octets that the process may use; 0: no limit is known
 
 	// metricsOf is where a role's metrics go: two roles of one process may have
 	// metrics of one name.
@@ -65,7 +66,7 @@ func openHost(ctx context.Context, p *run.Process, cfg *config.Process, log *slo
 	}
 	p.Health(listener, registry)
 
-	h := &host{log: log, metrics: registry, routes: routes{dir: snapshot.Dir(cfg.StateDir), views: map[string]snapshot.View{}}}
+	h := &host{log: log, metrics: registry, memory: limitMemory(log), routes: routes{dir: snapshot.Dir(cfg.StateDir), views: map[string]snapshot.View{}}}
 	h.metricsOf = func(string) prometheus.Registerer { return h.metrics }
 	if h.global, err = etcdClient(ctx, p, log, "global etcd", cfg.Etcd.Global); err != nil {
 		return nil, err

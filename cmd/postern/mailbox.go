@@ -40,12 +40,18 @@ func mailbox(ctx context.Context, p *run.Process, h *host, cfg *config.Process) 
 	if address == "" {
 		address = cfg.Mailbox.GRPC.Listen
 	}
+	cache := int64(cfg.Mailbox.CacheMiB) << 20
+	plan, err := planMemory(h.memory, cache)
+	if err != nil {
+		me.log.Warn("too little memory: mail may be refused for now (452 4.3.1)", "err", err)
+	}
+	me.log.Info("memory", "limit_mib", plan.limit>>20, "cache_mib", cache>>20, "mail_mib", plan.waiting>>20)
 	shards, err := node.New(node.Config{
 		Name: string(cfg.Name), Region: string(cfg.Region.Name), Shards: cfg.Region.Shards,
 		Store: store, Seal: sealing, Rules: h.view, Auth: verifier, Etcd: h.regional,
 		Address: string(address), Zone: cfg.Mailbox.Zone, Gossip: me.gossip,
-		CacheBytes: int64(cfg.Mailbox.CacheMiB) << 20,
-		Log:        me.log, Registerer: me.metrics,
+		CacheBytes: cache, BudgetBytes: plan.waiting,
+		Log: me.log, Registerer: me.metrics,
 	})
 	if err != nil {
 		return err
@@ -56,8 +62,9 @@ func mailbox(ctx context.Context, p *run.Process, h *host, cfg *config.Process) 
 	}
 	server := rpc.NewServer(rpc.ServerConfig{
 		TLS: with, Service: shards, Allow: rpc.NodeAllow(string(cfg.Region.Name)), Snapshots: h.routes.tell,
-		Holdings: func() []*posternv1.ShardInfo { return holdingsToWire(shards.Census()) },
-		Log:      me.log, Registerer: me.metrics,
+		BodyBytes: plan.arriving,
+		Holdings:  func() []*posternv1.ShardInfo { return holdingsToWire(shards.Census()) },
+		Log:       me.log, Registerer: me.metrics,
 	})
 	if err := serve(ctx, p, "grpc", string(cfg.Mailbox.GRPC.Listen), server.Serve, stopper(server.Stop)); err != nil {
 		return err

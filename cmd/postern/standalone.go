@@ -107,7 +107,7 @@ func (c *standaloneCmd) roles(region config.Region) (mailboxes, intakes, fronts 
 	}
 	cert, key := c.certificate(region)
 	mailboxes = role(config.RoleMailbox, c.internal(2))
-	mailboxes.Mailbox = &config.Mailbox{GRPC: config.GRPC{Listen: c.internal(1)}, CacheMiB: 256}
+	mailboxes.Mailbox = &config.Mailbox{GRPC: config.GRPC{Listen: c.internal(1)}, CacheMiB: 64}
 	intakes = role(config.RoleIntake, c.internal(3))
 	intakes.Intake = &config.Intake{
 		LMTP: config.LMTP{

@@ -364,3 +364,38 @@ func TestServerAgainstGeneratedClient(t *testing.T) {
 	_, err = c.Check(t.Context(), &posternv1.CheckRequest{Address: string(anna), Token: make([]byte, 5000)})
 	invalid("long token", err)
 }
+
+// What doesn't fit into the memory for bodies is refused for now, and there is
+// room again when a delivery has ended.
+func TestBodiesAreBounded(t *testing.T) {
+	a := newAuthority(t)
+	entered, leave := make(chan struct{}), make(chan struct{})
+	service := &script{deliver: func(context.Context, maildrop.Envelope, maildrop.Body) error {
+		entered <- struct{}{}
+		<-leave
+		return nil
+	}}
+	_, address := serve(t, rpc.ServerConfig{TLS: a.server(node), Service: service, Allow: func(rpc.Identity, string) error { return nil }, BodyBytes: 1000})
+	pool := rpc.NewPool(rpc.PoolConfig{TLS: a.client(front)})
+	t.Cleanup(pool.Close)
+	c := pool.Client(address)
+	deliver := func(size int) error {
+		return c.Deliver(t.Context(), maildrop.Envelope{ID: maildrop.RandomID(), To: anna}, body(random(size)))
+	}
+	first := make(chan error)
+	go func() { first <- deliver(600) }()
+	<-entered
+	if err := deliver(401); maildrop.KindOf(err) != maildrop.Busy {
+		t.Errorf("1001 octets at once: %v", err)
+	}
+	leave <- struct{}{}
+	if err := <-first; err != nil {
+		t.Fatal(err)
+	}
+	go func() { first <- deliver(1000) }()
+	<-entered
+	leave <- struct{}{}
+	if err := <-first; err != nil {
+		t.Errorf("1000 octets, alone: %v", err)
+	}
+}

@@ -4,25 +4,25 @@ import "time"
 
 // What may arrive, and what is spent on it.
 const (
-	maxMessage    = 16 << 20  // octets of one gRPC message; a Remove of some 700,000 of our UIDs
-	maxBody       = 1 << 30   // octets of one mail body; intakes allow far less
-	maxStreams    = 8192      // calls at once on one connection: each slow reader holds one
-	maxHeader     = 16 << 10  // octets of a call's metadata
-	maxListing    = 4 << 20   // entries of one listing
-	maxRecords    = 4 << 20   // address records of one account
-	maxName       = 255       // octets of an account's or a session's name
-	maxSender     = 1024      // octets of a return path; RFC 5321 section 4.5.3.1.3 has 256, UTF-8 takes more
-	maxPassword   = 4096      // octets
-	maxProof      = 4096      // octets of a Proof's parts together
-	maxMechanism  = 32        // octets of a mechanism's name; SASL's have 20 (RFC 4422 section 3.1)
-	maxLanguage   = 32        // octets of a language's tag
-	maxToken      = 4096      // octets of a session's token
-	maxCause      = 512       // octets of a cause on its way to the caller's log
-	maxText       = 512       // octets of words for the user
-	maxFinding    = 8 << 10   // octets of one finding's words: an account may have many networks
-	maxSnapshot   = 256 << 20 // octets of what is known of a view of etcd, compressed
-	maxBuffered   = 1 << 20   // a body up to this is read whole before it is delivered
-	maxAllBuffers = 256 << 20 // octets of such bodies at once in one server; beyond: Busy
+	maxMessage       = 16 << 20  // octets of one gRPC message; a Remove of some 700,000 of our UIDs
+	maxBody          = 1 << 30   // octets of one mail body; intakes allow far less
+	maxStreams       = 8192      // calls at once on one connection: each slow reader holds one
+	maxHeader        = 16 << 10  // octets of a call's metadata
+	maxListing       = 4 << 20   // entries of one listing
+	maxRecords       = 4 << 20   // address records of one account
+	maxName          = 255       // octets of an account's or a session's name
+	maxSender        = 1024      // octets of a return path; RFC 5321 section 4.5.3.1.3 has 256, UTF-8 takes more
+	maxPassword      = 4096      // octets
+	maxProof         = 4096      // octets of a Proof's parts together
+	maxMechanism     = 32        // octets of a mechanism's name; SASL's have 20 (RFC 4422 section 3.1)
+	maxLanguage      = 32        // octets of a language's tag
+	maxToken         = 4096      // octets of a session's token
+	maxCause         = 512       // octets of a cause on its way to the caller's log
+	maxText          = 512       // octets of words for the user
+	maxFinding       = 8 << 10   // octets of one finding's words: an account may have many networks
+	maxSnapshot      = 256 << 20 // octets of what is known of a view of etcd, compressed
+	maxBuffered      = 1 << 20   // a body up to this is read whole before it is delivered
+	defaultBodyBytes = 256 << 20 // octets of such bodies at once in one server; beyond: Busy
 
 	chunkOctets     = 256 << 10 // of a body, in one gRPC message
 	listingChunk    = 4096      // entries in one message of a listing

@@ -24,11 +24,14 @@ type ServerConfig struct {
 	Service maildrop.Service // what is served
 	// Allow says whether a peer may call a method, given by its full name; an
 	// error refuses. nil refuses everything. See NodeAllow and GatewayAllow.
-	Allow      func(peer Identity, method string) error
-	Snapshots  Snapshots                     // for processes that start without etcd; nil: none
-	Holdings   func() []*posternv1.ShardInfo // what this node serves; nil: no node
-	Log        *slog.Logger                  // nil: silence
-	Registerer prometheus.Registerer         // nil: no metrics
+	Allow     func(peer Identity, method string) error
+	Snapshots Snapshots                     // for processes that start without etcd; nil: none
+	Holdings  func() []*posternv1.ShardInfo // what this node serves; nil: no node
+	// BodyBytes is the memory for bodies of up to 1 MiB that are read whole before they
+	// are delivered, in octets; beyond it Deliver is Busy. 0: 256 MiB.
+	BodyBytes  int64
+	Log        *slog.Logger          // nil: silence
+	Registerer prometheus.Registerer // nil: no metrics
 }
 
 // Server serves a maildrop.Service. Make one with [NewServer].
@@ -42,6 +45,9 @@ type Server struct {
 func NewServer(config ServerConfig) *Server {
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
+	}
+	if config.BodyBytes <= 0 {
+		config.BodyBytes = defaultBodyBytes
 	}
 	s := &Server{config: config, meter: newMeter(config.Registerer, "server", config.Log)}
 	s.grpc = grpc.NewServer(
@@ -65,7 +71,7 @@ func NewServer(config ServerConfig) *Server {
 		}),
 		grpc.WaitForHandlers(true),
 	)
-	posternv1.RegisterMaildropServer(s.grpc, &maildropServer{service: config.Service, room: &room{limit: maxAllBuffers}, chunks: &chunks{}})
+	posternv1.RegisterMaildropServer(s.grpc, &maildropServer{service: config.Service, room: &room{limit: config.BodyBytes}, chunks: &chunks{}})
 	if config.Snapshots != nil {
 		posternv1.RegisterRoutesServer(s.grpc, &routesServer{snapshots: config.Snapshots})
 	}
