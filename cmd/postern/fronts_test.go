@@ -209,6 +209,14 @@ func pass(to, from net.Conn) {
 // comes back by a balancer resumes at whichever front it meets, every time.
 func (f *secondFront) sessionsResume(t *testing.T) {
 	region := f.region("eu")
+	f.in(t).within(patience, func() error { // a front that starts waits a few seconds for etcd, not longer
+		for _, metrics := range append(region.Metrics, string(f.cfg.HTTP.Listen)) {
+			if strings.Contains(scrape(t, metrics), "postern_front_ticket_key_shared 0") {
+				return fmt.Errorf("%s: a front has no keys of the region", metrics)
+			}
+		}
+		return nil
+	})
 	b := balance(t, 0, region.POP3S, string(f.cfg.Front.POP3S.Listen))
 	const reconnects = 20
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
@@ -422,7 +430,12 @@ func (f *secondFront) certificates(t *testing.T) {
 
 func (f *secondFront) scrape(t *testing.T) string {
 	t.Helper()
-	answer, err := http.Get("http://" + string(f.cfg.HTTP.Listen) + "/metrics")
+	return scrape(t, string(f.cfg.HTTP.Listen))
+}
+
+func scrape(t *testing.T, address string) string {
+	t.Helper()
+	answer, err := http.Get("http://" + address + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}

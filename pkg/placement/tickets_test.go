@@ -49,6 +49,21 @@ func startFront(t *testing.T, client *clientv3.Client, secret []byte, now time.T
 	return f
 }
 
+// startShared starts a front that has the region's keys from the start: a machine with
+// other work may take longer than a front waits for them.
+func startShared(t *testing.T, client *clientv3.Client, secret []byte, now time.Time) *ticketFront {
+	t.Helper()
+	for began := time.Now(); ; {
+		f := startFront(t, client, secret, now, quiet)
+		if shared, _ := f.Shared(); shared {
+			return f
+		}
+		if f.stop(); time.Since(began) > patience {
+			t.Fatalf("no keys after %v", patience)
+		}
+	}
+}
+
 func (f *ticketFront) apply(keys [][32]byte) {
 	f.mu.Lock()
 	f.keys = keys
@@ -103,7 +118,7 @@ func TestTicketsShared(t *testing.T) {
 	var starting sync.WaitGroup
 	fronts := make([]*ticketFront, 5)
 	for i := range fronts { // all at once: one makes the keys
-		starting.Go(func() { fronts[i] = startFront(t, client, ticketSecret, now, quiet) })
+		starting.Go(func() { fronts[i] = startShared(t, client, ticketSecret, now) })
 	}
 	starting.Wait()
 	for i, f := range fronts {
@@ -152,8 +167,8 @@ func TestTicketsShared(t *testing.T) {
 // TestTicketsWatched: a key is known when it is made, not a minute later.
 func TestTicketsWatched(t *testing.T) {
 	client, _ := etcdtest.Start(t)
-	one := startFront(t, client, ticketSecret, at(1000, 0), quiet)
-	other := startFront(t, client, ticketSecret, at(1000, 0), quiet)
+	one := startShared(t, client, ticketSecret, at(1000, 0))
+	other := startShared(t, client, ticketSecret, at(1000, 0))
 	began := time.Now()
 	for p := period(1001); p < 1005; p++ { // the first may be seen by a look, the others may not
 		other.mu.Lock()
@@ -173,7 +188,7 @@ func TestTicketsWhileEtcdIsAway(t *testing.T) {
 	server := etcdtest.New(t)
 	client := server.Client()
 	var log bytes.Buffer
-	old := startFront(t, client, ticketSecret, at(1000, 0), quiet)
+	old := startShared(t, client, ticketSecret, at(1000, 0))
 	kept := old.inUse()
 	server.Stop()
 
@@ -214,8 +229,8 @@ func TestTicketsWhileEtcdIsAway(t *testing.T) {
 func TestTicketsOfOtherSecrets(t *testing.T) {
 	client, _ := etcdtest.Start(t)
 	now := at(1000, 0)
-	one, two := startFront(t, client, ticketSecret, now, quiet), startFront(t, client, ticketSecret, now, quiet)
-	other := startFront(t, client, []byte("the region's next secret"), now, quiet)
+	one, two := startShared(t, client, ticketSecret, now), startShared(t, client, ticketSecret, now)
+	other := startShared(t, client, []byte("the region's next secret"), now)
 	if !one.resumes(two) || one.resumes(other) {
 		t.Error("the groups are not by secret")
 	}
@@ -228,7 +243,7 @@ func TestTicketsOfOtherSecrets(t *testing.T) {
 	if _, err := client.Put(t.Context(), one.prefix+"what", "is this"); err != nil {
 		t.Fatal(err)
 	}
-	late := startFront(t, client, ticketSecret, now, quiet)
+	late := startShared(t, client, ticketSecret, now)
 	if !late.resumes(one) || len(late.inUse()) != 1 {
 		t.Errorf("%d keys", len(late.inUse()))
 	}
