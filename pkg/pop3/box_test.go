@@ -31,6 +31,9 @@ type box struct {
 	closed   int
 }
 
+// boxBuffers keep the benchmarks from counting what a box takes.
+var boxBuffers = sync.Pool{New: func() any { return new([70 << 10]byte) }}
+
 // newBox is the maildrop of the scripts, by name.
 func newBox(name string) *box {
 	b := &box{address: "alice@example.com", password: "secret", class: maildrop.ClassLocal, faults: map[Op]error{}, hold: map[Op]chan struct{}{}}
@@ -170,8 +173,10 @@ func (d *boxDrop) Read(ctx context.Context, uid maildrop.UID, offset uint64, w i
 	if fault != nil {
 		message = message[:min(d.cutAt, len(message))]
 	}
+	buf := boxBuffers.Get().(*[70 << 10]byte)
+	defer boxBuffers.Put(buf)
 	for len(message) > 0 && ctx.Err() == nil {
-		m, err := io.WriteString(w, message[:min(len(message), 70<<10)])
+		m, err := w.Write(buf[:copy(buf[:], message)])
 		if n += uint64(m); err != nil {
 			return n, &maildrop.Error{Op: "box.read", Kind: maildrop.Canceled, Err: err}
 		}

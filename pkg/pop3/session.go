@@ -21,6 +21,8 @@ const (
 	maxText = 160
 	// checkAfter is how old the last Check may be at a command.
 	checkAfter = time.Second
+	// typicalScan is about how many octets a line of a listing has.
+	typicalScan = 32
 	// chunkSize is about how many octets of a listing are made at once.
 	chunkSize = 8 << 10
 )

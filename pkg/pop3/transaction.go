@@ -1,6 +1,7 @@
 package pop3
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/postern-pop/postern/pkg/maildrop"
@@ -33,6 +34,7 @@ func (s *Session) list(c call) Step {
 		return s.done(s.out, StatusOK)
 	}
 	if c.next == 0 {
+		s.out = slices.Grow(s.out, maxReply+min(chunkSize, s.info.Count*typicalScan))
 		s.first(textListing, values{messages: uint64(s.info.Count - s.marks.count)})
 	}
 	for i := c.next; i < s.info.Count; i++ {
