@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/postern-pop/postern/pkg/mailclient"
 )
@@ -16,25 +18,37 @@ func BenchmarkListing(b *testing.B) {
 	send(b, region.LMTP, clients, times(messages), func(int) (string, []byte) { return user.Address, letterOf("listing", 64) })
 	for _, verb := range []string{"LIST", "UIDL"} {
 		b.Run(verb+"/first", func(b *testing.B) {
+			var took []time.Duration
 			for b.Loop() {
-				b.StopTimer()
 				pop := benchLogin(b, region, user, config)
-				b.StartTimer()
+				began := time.Now()
 				wholeListing(b, pop, verb, messages)
-				b.StopTimer()
+				took = append(took, time.Since(began))
 				benchQuit(b, pop)
-				b.StartTimer()
 			}
+			quickest(b, took)
 		})
 		b.Run(verb+"/again", func(b *testing.B) {
 			pop := benchLogin(b, region, user, config)
 			wholeListing(b, pop, verb, messages)
+			var took []time.Duration
 			for b.Loop() {
+				began := time.Now()
 				wholeListing(b, pop, verb, messages)
+				took = append(took, time.Since(began))
 			}
+			quickest(b, took)
 			benchQuit(b, pop)
 		})
 	}
+}
+
+// quickest reports half of the listings, and the quickest: what others do on the machine at the
+// same time shows least in it.
+func quickest(b *testing.B, took []time.Duration) {
+	slices.Sort(took)
+	b.ReportMetric(took[len(took)/2].Seconds()*1000, "median-ms")
+	b.ReportMetric(took[0].Seconds()*1000, "quickest-ms")
 }
 
 // wholeListing reads a listing to its last octet.
