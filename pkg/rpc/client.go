@@ -23,6 +23,7 @@ type Client struct {
 
 	mu     sync.Mutex
 	conn   *grpc.ClientConn // nil: none at the moment
+	narrow *grpc.ClientConn // the same, for messages that are read while many others are
 	calls  int              // that run
 	used   time.Time        // when the last one ended
 	closed bool
@@ -34,7 +35,7 @@ var _ maildrop.Service = (*Client)(nil)
 func (c *Client) call(ctx context.Context, op, method string, in, out any, changes bool) (err error) {
 	start := time.Now()
 	defer func() { c.pool.meter.observe(method, start, err) }()
-	conn, err := c.acquire(op)
+	conn, err := c.acquire(op, false)
 	if err != nil {
 		return err
 	}
@@ -56,10 +57,10 @@ func (c *Client) failed(op string, err error, changes bool) error {
 
 // stream opens a stream of the method and calls use with it. However use ends,
 // the stream is over then.
-func (c *Client) stream(ctx context.Context, op, method string, desc *grpc.StreamDesc, use func(grpc.ClientStream) error) (err error) {
+func (c *Client) stream(ctx context.Context, op, method string, desc *grpc.StreamDesc, narrow bool, use func(grpc.ClientStream) error) (err error) {
 	start := time.Now()
 	defer func() { c.pool.meter.observe(method, start, err) }()
-	conn, err := c.acquire(op)
+	conn, err := c.acquire(op, narrow)
 	if err != nil {
 		return err
 	}
@@ -77,8 +78,13 @@ func (c *Client) stream(ctx context.Context, op, method string, desc *grpc.Strea
 // until it says io.EOF; an error of the stream is op's, one of *maildrop.Error
 // is passed on.
 func (c *Client) answers(ctx context.Context, op, method string, in any, recv func(grpc.ClientStream) error) error {
+	return c.answersBy(ctx, op, method, false, in, recv)
+}
+
+// answersBy is answers by a connection with narrow windows or wide ones.
+func (c *Client) answersBy(ctx context.Context, op, method string, narrow bool, in any, recv func(grpc.ClientStream) error) error {
 	desc := &grpc.StreamDesc{ServerStreams: true}
-	return c.stream(ctx, op, method, desc, func(stream grpc.ClientStream) error {
+	return c.stream(ctx, op, method, desc, narrow, func(stream grpc.ClientStream) error {
 		err := stream.SendMsg(in)
 		if err == nil {
 			err = stream.CloseSend()

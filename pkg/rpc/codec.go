@@ -200,15 +200,18 @@ func (l *listing) decode(b []byte) error {
 	return nil
 }
 
-// chunks is a pool of buffers of chunkOctets. gRPC's own pools have none of
-// that size, and clear each buffer before it is filled.
-type chunks struct{ pool sync.Pool }
+// chunks is a pool of buffers of one size. gRPC's own pools have none of chunkOctets,
+// and clear each buffer before it is filled.
+type chunks struct {
+	size int // octets
+	pool sync.Pool
+}
 
-// Get returns a buffer of the given length, at most chunkOctets.
+// Get returns a buffer of the given length, at most the pool's size.
 func (c *chunks) Get(length int) *[]byte {
 	b, ok := c.pool.Get().(*[]byte)
 	if !ok {
-		fresh := make([]byte, chunkOctets)
+		fresh := make([]byte, c.size)
 		b = &fresh
 	}
 	*b = (*b)[:length]

@@ -30,7 +30,7 @@ func (c *Client) Deliver(ctx context.Context, envelope maildrop.Envelope, body m
 		method = posternv1.Maildrop_Import_FullMethodName
 	}
 	desc := &grpc.StreamDesc{ClientStreams: true}
-	return c.stream(ctx, op, method, desc, func(stream grpc.ClientStream) error {
+	return c.stream(ctx, op, method, desc, false, func(stream grpc.ClientStream) error {
 		d := &departure{stream: stream, chunks: c.pool.chunks, body: r, left: body.Wire()}
 		err := d.send(envelopeToWire(envelope, body))
 		var local *maildrop.Error

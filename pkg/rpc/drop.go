@@ -55,8 +55,12 @@ func (d *drop) List(ctx context.Context) ([]maildrop.Entry, error) {
 // Read streams a message to w.
 func (d *drop) Read(ctx context.Context, uid maildrop.UID, offset uint64, w io.Writer) (n uint64, err error) {
 	const op = "rpc.read"
-	in := &posternv1.ReadRequest{Address: string(d.info.Address), Token: d.token, Uid: string(uid), Offset: offset}
-	err = d.client.answers(ctx, op, posternv1.Maildrop_Read_FullMethodName, in, func(stream grpc.ClientStream) error {
+	wide := d.client.pool.widen()
+	if wide {
+		defer d.client.pool.narrowDown()
+	}
+	in := &posternv1.ReadRequest{Address: string(d.info.Address), Token: d.token, Uid: string(uid), Offset: offset, Small: !wide}
+	err = d.client.answersBy(ctx, op, posternv1.Maildrop_Read_FullMethodName, !wide, in, func(stream grpc.ClientStream) error {
 		f := frame{field: fieldReadData}
 		if err := stream.RecvMsg(&f); err != nil {
 			return err

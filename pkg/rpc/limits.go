@@ -27,7 +27,10 @@ const (
 	chunkOctets     = 256 << 10 // of a body, in one gRPC message
 	listingChunk    = 4096      // entries in one message of a listing
 	inlineListing   = 256       // entries that Open's answer holds itself
+	smallChunk      = 32 << 10  // the same for a reader that asks for small ones
 	streamWindow    = 4 << 20   // octets under way in one call, each way
+	narrowWindow    = 64 << 10  // the same of a narrow connection
+	maxWide         = 16        // messages that one process reads at once through wide windows: 64 MiB
 	connWindow      = 16 << 20  // the same of one connection
 	transportBuffer = 64 << 10  // octets read and written at once
 )

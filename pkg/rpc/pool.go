@@ -32,8 +32,10 @@ type PoolConfig struct {
 type Pool struct {
 	config  PoolConfig
 	meter   *meter
-	options []grpc.DialOption
+	options []grpc.DialOption // of a connection with wide windows
+	narrow  []grpc.DialOption // and with narrow ones
 	chunks  *chunks
+	wide    chan struct{} // a place for each message that is read through a wide window
 
 	mu      sync.Mutex
 	clients map[string]*Client
@@ -54,10 +56,10 @@ func NewPool(config PoolConfig) *Pool {
 		config.Accept = acceptServers
 	}
 	p := &Pool{
-		config: config, meter: newMeter(config.Registerer, "client", config.Log), chunks: &chunks{},
+		config: config, meter: newMeter(config.Registerer, "client", config.Log), chunks: &chunks{size: chunkOctets}, wide: make(chan struct{}, maxWide),
 		clients: map[string]*Client{}, stop: make(chan struct{}), done: make(chan struct{}),
 	}
-	p.options = p.dialOptions()
+	p.options, p.narrow = p.dialOptions(streamWindow), p.dialOptions(narrowWindow)
 	go p.sweep()
 	return p
 }
@@ -69,7 +71,7 @@ func acceptServers(id Identity) error {
 	return fmt.Errorf("%s is neither a mailbox node nor a front", id)
 }
 
-func (p *Pool) dialOptions() []grpc.DialOption {
+func (p *Pool) dialOptions(window int32) []grpc.DialOption {
 	config := p.config.TLS.Clone()
 	config.VerifyConnection = func(state tls.ConnectionState) error {
 		if err := p.config.TLS.VerifyConnection(state); err != nil {
@@ -90,7 +92,7 @@ func (p *Pool) dialOptions() []grpc.DialOption {
 		grpc.WithNoProxy(),
 		grpc.WithIdleTimeout(0), // the pool's own sweeper does that
 		grpc.WithMaxHeaderListSize(maxHeader),
-		grpc.WithStaticStreamWindowSize(streamWindow),
+		grpc.WithStaticStreamWindowSize(window),
 		grpc.WithStaticConnWindowSize(connWindow),
 		grpc.WithReadBufferSize(transportBuffer),
 		grpc.WithWriteBufferSize(transportBuffer),
@@ -161,23 +163,27 @@ func (p *Pool) sweep() {
 	}
 }
 
-// acquire is the client's connection, made if there is none. It is held until
-// release.
-func (c *Client) acquire(op string) (*grpc.ClientConn, error) {
+// acquire is one of the client's connections, made if there is none. It is held
+// until release.
+func (c *Client) acquire(op string, narrow bool) (*grpc.ClientConn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return nil, &maildrop.Error{Op: op, Kind: maildrop.Transient, Err: errPoolClosed}
 	}
-	if c.conn == nil {
-		conn, err := grpc.NewClient("passthrough:///"+c.address, c.pool.options...)
+	slot, options := &c.conn, c.pool.options
+	if narrow {
+		slot, options = &c.narrow, c.pool.narrow
+	}
+	if *slot == nil {
+		conn, err := grpc.NewClient("passthrough:///"+c.address, options...)
 		if err != nil {
 			return nil, &maildrop.Error{Op: op, Kind: maildrop.Internal, Err: err}
 		}
-		c.conn = conn
+		*slot = conn
 	}
 	c.calls++
-	return c.conn, nil
+	return *slot, nil
 }
 
 func (c *Client) release() {
@@ -191,18 +197,37 @@ func (c *Client) release() {
 func (c *Client) closeUnused() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.conn != nil && c.calls == 0 && time.Since(c.used) > poolIdle {
-		c.conn.Close()
-		c.conn = nil
+	if c.calls == 0 && time.Since(c.used) > poolIdle {
+		c.hangUp()
 	}
 }
 
 func (c *Client) close() {
 	c.mu.Lock()
-	conn := c.conn
-	c.conn, c.closed = nil, true
-	c.mu.Unlock()
-	if conn != nil {
-		conn.Close()
+	defer c.mu.Unlock()
+	c.closed = true
+	c.hangUp()
+}
+
+// hangUp closes the connections that there are.
+func (c *Client) hangUp() {
+	for _, slot := range []**grpc.ClientConn{&c.conn, &c.narrow} {
+		if *slot != nil {
+			(*slot).Close()
+			*slot = nil
+		}
 	}
 }
+
+// widen takes a place for a message that is read through a wide window; false: there
+// is none at the moment. It is given back by narrowDown.
+func (p *Pool) widen() bool {
+	select {
+	case p.wide <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (p *Pool) narrowDown() { <-p.wide }

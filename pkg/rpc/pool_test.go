@@ -23,7 +23,7 @@ func TestPoolClosesWhatIsUnused(t *testing.T) {
 			defer c.mu.Unlock()
 			return c.conn != nil
 		}
-		first, err := c.acquire("test")
+		first, err := c.acquire("test", false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,7 +42,7 @@ func TestPoolClosesWhatIsUnused(t *testing.T) {
 		if connected() {
 			t.Error("not closed")
 		}
-		again, err := c.acquire("test")
+		again, err := c.acquire("test", false)
 		if err != nil || again == first {
 			t.Errorf("no new connection, %v", err)
 		}
@@ -50,7 +50,7 @@ func TestPoolClosesWhatIsUnused(t *testing.T) {
 		p.Close()
 		p.Close()
 		for _, c := range []*Client{c, p.Client("127.0.0.1:1"), p.Client("127.0.0.1:2")} {
-			if _, err := c.acquire("test"); err == nil || maildrop.KindOf(err) != maildrop.Transient {
+			if _, err := c.acquire("test", false); err == nil || maildrop.KindOf(err) != maildrop.Transient {
 				t.Errorf("after the pool's end: %v", err)
 			}
 		}

@@ -19,6 +19,7 @@ type maildropServer struct {
 	service maildrop.Service
 	room    *room // for bodies held in memory
 	chunks  *chunks
+	small   *chunks // for readers who ask for small ones
 }
 
 func (s *maildropServer) Challenge(ctx context.Context, in *posternv1.ChallengeRequest) (*posternv1.ChallengeResponse, error) {
@@ -95,6 +96,9 @@ func (s *maildropServer) Read(in *posternv1.ReadRequest, stream grpc.ServerStrea
 	}
 	defer drop.Close()
 	w := &chunkWriter{stream: stream, field: fieldReadData, chunks: s.chunks}
+	if in.GetSmall() {
+		w.chunks = s.small
+	}
 	// What was read before an error counts: the caller goes on behind it.
 	_, err = drop.Read(stream.Context(), maildrop.UID(in.GetUid()), in.GetOffset(), w)
 	if flushed := w.flush(); err == nil {

@@ -71,7 +71,10 @@ func NewServer(config ServerConfig) *Server {
 		}),
 		grpc.WaitForHandlers(true),
 	)
-	posternv1.RegisterMaildropServer(s.grpc, &maildropServer{service: config.Service, room: &room{limit: config.BodyBytes}, chunks: &chunks{}})
+	posternv1.RegisterMaildropServer(s.grpc, &maildropServer{
+		service: config.Service, room: &room{limit: config.BodyBytes},
+		chunks: &chunks{size: chunkOctets}, small: &chunks{size: smallChunk},
+	})
 	if config.Snapshots != nil {
 		posternv1.RegisterRoutesServer(s.grpc, &routesServer{snapshots: config.Snapshots})
 	}

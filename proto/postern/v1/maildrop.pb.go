@@ -536,6 +536,7 @@ type ReadRequest struct {
 	Token         []byte                 `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
 	Uid           string                 `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
 	Offset        uint64                 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
+	Small         bool                   `protobuf:"varint,5,opt,name=small,proto3" json:"small,omitempty"` // in small pieces: the reader keeps many messages at a time
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -596,6 +597,13 @@ func (x *ReadRequest) GetOffset() uint64 {
 		return x.Offset
 	}
 	return 0
+}
+
+func (x *ReadRequest) GetSmall() bool {
+	if x != nil {
+		return x.Small
+	}
+	return false
 }
 
 type ReadResponse struct {
@@ -2063,12 +2071,13 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\x05token\x18\x02 \x01(\fR\x05token\"3\n" +
 	"\aListing\x12\x12\n" +
 	"\x04uids\x18\x01 \x03(\tR\x04uids\x12\x14\n" +
-	"\x05sizes\x18\x02 \x03(\x04R\x05sizes\"g\n" +
+	"\x05sizes\x18\x02 \x03(\x04R\x05sizes\"}\n" +
 	"\vReadRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\fR\x05token\x12\x10\n" +
 	"\x03uid\x18\x03 \x01(\tR\x03uid\x12\x16\n" +
-	"\x06offset\x18\x04 \x01(\x04R\x06offset\"\"\n" +
+	"\x06offset\x18\x04 \x01(\x04R\x06offset\x12\x14\n" +
+	"\x05small\x18\x05 \x01(\bR\x05small\"\"\n" +
 	"\fReadResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"S\n" +
 	"\rRemoveRequest\x12\x18\n" +
