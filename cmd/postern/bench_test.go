@@ -27,7 +27,7 @@ func benchTLS(d *running, cache tls.ClientSessionCache) *tls.Config {
 // benchDemo is a demo on a processor of its own.
 func benchDemo(b *testing.B) (d *running) {
 	b.Helper()
-	apart(b, func() { d = startDemo(b, b.TempDir(), freePorts(b)) })
+	apart(b, func() { d = startDemo(b, b.TempDir(), freePorts(b), "--no-limits") })
 	return d
 }
 
