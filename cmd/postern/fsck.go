@@ -31,11 +31,12 @@ import (
 // the store's credentials and the key of mail at rest, and no user's.
 type regionStore struct {
 	*config.Region
-	store  blob.Store
-	closer io.Closer
-	unseal sealer // nil: nothing is encrypted
-	where  string
-	log    *slog.Logger
+	store    blob.Store
+	writable blob.Store
+	closer   io.Closer
+	unseal   sealer // nil: nothing is encrypted
+	where    string
+	log      *slog.Logger
 }
 
 func openRegionStore(ctx context.Context, file string, log *slog.Logger) (*regionStore, error) {
@@ -58,7 +59,7 @@ func openRegionStore(ctx context.Context, file string, log *slog.Logger) (*regio
 	if r.store, r.closer, err = openStore(ctx, region.Storage, log, nil); err != nil {
 		return nil, err
 	}
-	r.store = shard.ReadOnly(r.store)
+	r.store, r.writable = shard.ReadOnly(r.store), r.store
 	return r, nil
 }
 
@@ -232,6 +233,11 @@ func (c *fsckCmd) show(out io.Writer, report *fsck.Report, took time.Duration) e
 	}
 	if err := w.Flush(); err != nil {
 		return err
+	}
+	for _, s := range report.Shards {
+		for _, sequence := range s.Forgotten {
+			fmt.Fprintf(out, "shard %d goes on without its ledger object %s: postern ledger dump %s/shard-%04d/forgotten/%s says why\n", s.Number, sequence, report.Region, s.Number, sequence)
+		}
 	}
 	_, err := fmt.Fprintf(out, "shards in use: %d, never used: %d; addresses: %d; mailboxes with mail: %d; read: %d objects, %s, in %.1f s\n",
 		len(report.Shards), report.Empty, total.Addresses, total.Mailboxes, total.Checked.Objects, octets(uint64(total.Checked.Octets)), took.Seconds())

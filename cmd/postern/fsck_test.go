@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -137,7 +138,7 @@ func tool(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	if err != nil {
 		return exitFailed, out.String(), err.Error()
 	}
-	return 0, out.String(), ""
+	return 0, out.String(), errs.String()
 }
 
 // Exit codes, and the words that go with them.
@@ -219,6 +220,63 @@ func TestFsckOfSealedMail(t *testing.T) {
 	}
 	if code, out, said := tool(t, "ledger", "dump", a.files("key")[0]); code != 0 || !strings.Contains(out, "data key 1, wrapped by") {
 		t.Errorf("dump of a key: %d\n%s%s", code, out, said)
+	}
+}
+
+// A lost object keeps its shard from opening, until an operator says that there is
+// no copy of it.
+func TestLedgerForget(t *testing.T) {
+	keys := filepath.Join(t.TempDir(), "mail.keyset")
+	_, err := sealed.CreateKeyFile(keys)
+	noError(t, err)
+	a := newAudited(t, "  encryption:\n    key_file: "+keys+"\n")
+	a.fill()
+	number := strconv.Itoa(auditedUser.Shard(a.region.Shards))
+	forget := func(args ...string) (int, string, string) {
+		return tool(t, append([]string{"ledger", "forget", "--region", a.file, "--shard", number}, args...)...)
+	}
+	if code, out, said := forget("3", "--yes"); code != exitFailed || !strings.Contains(said, "doesn't wait") {
+		t.Errorf("a sound object: %d\n%s%s", code, out, said)
+	}
+	noError(t, os.Remove(a.files("ledger")[2]))
+	code, out, said := forget("3")
+	if code != 0 || !strings.Contains(out, "nothing was written") || !strings.Contains(out, "sequence 2, epoch 1") || len(a.files("forgotten")) != 0 {
+		t.Errorf("%d\n%s%s", code, out, said)
+	}
+	if code, out, said = forget("3", "--yes", "--by", "anna"); code != 0 || !strings.Contains(said, `"by":"anna"`) || !strings.Contains(said, `"msg":"audit"`) || len(a.files("forgotten")) != 1 {
+		t.Errorf("%d\n%s%s", code, out, said)
+	}
+	a.owns(auditedUser, func(*shard.Shard) {})
+	note := "eu/" + filepath.Base(filepath.Dir(filepath.Dir(a.files("forgotten")[0]))) + "/forgotten/00000000000000000003"
+	if code, out, said := tool(t, "fsck", "--region", a.file); code != 0 || !strings.Contains(out, note) {
+		t.Errorf("fsck: %d\n%s%s", code, out, said)
+	}
+	if code, out, said := tool(t, "ledger", "dump", note, "--region", a.file); code != 0 || !strings.Contains(out, `sequence 3`) || !strings.Contains(out, `"anna"`) {
+		t.Errorf("dump: %d\n%s%s", code, out, said)
+	}
+}
+
+// A key that isn't the one of the mail in the store is refused before a node starts.
+func TestAnotherKeyIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"right", "wrong"} {
+		_, err := sealed.CreateKeyFile(filepath.Join(dir, name))
+		noError(t, err)
+	}
+	a := newAudited(t, "  encryption:\n    key_file: "+filepath.Join(dir, "right")+"\n")
+	store, closer, err := openStore(t.Context(), a.region.Storage, noLog, nil)
+	noError(t, err)
+	defer closer.Close()
+	if err := keyFits(t.Context(), store, a.region, noLog); err != nil {
+		t.Errorf("an empty store: %v", err)
+	}
+	a.fill()
+	if err := keyFits(t.Context(), store, a.region, noLog); err != nil {
+		t.Errorf("the key: %v", err)
+	}
+	a.region.Storage.Encryption.KeyFile = config.Path(filepath.Join(dir, "wrong"))
+	if err := keyFits(t.Context(), store, a.region, noLog); !errors.Is(err, sealed.ErrWrongKey) || !strings.Contains(err.Error(), "storage.encryption") {
+		t.Errorf("another key: %v", err)
 	}
 }
 

@@ -26,7 +26,8 @@ import (
 
 // ledgerCmd has the commands about shards' histories.
 type ledgerCmd struct {
-	Dump ledgerDumpCmd `cmd:"" help:"Say in words what an object of the store holds."`
+	Dump   ledgerDumpCmd   `cmd:"" help:"Say in words what an object of the store holds."`
+	Forget ledgerForgetCmd `cmd:"" help:"Let a shard go on without an object that is lost for good."`
 }
 
 type ledgerDumpCmd struct {
@@ -37,7 +38,7 @@ type ledgerDumpCmd struct {
 
 // Help is shown by --help.
 func (ledgerDumpCmd) Help() string {
-	return `Ledger objects, manifests, parts of checkpoints, packs, bodies and key objects, a
+	return `Ledger objects, notes of forgotten ones, manifests, parts of checkpoints, packs, bodies and key objects, a
 line for each record. Secrets, password hashes and mail are never shown. An object that
 is encrypted must be named by its key, with --region. The exit code is 1 when the object
 is damaged; what of it can be read is shown.`

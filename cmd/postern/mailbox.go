@@ -33,6 +33,9 @@ func mailbox(ctx context.Context, p *run.Process, h *host, cfg *config.Process) 
 	if err != nil {
 		return err
 	}
+	if err := keyFits(ctx, store, &cfg.Region, me.log); err != nil {
+		return err
+	}
 	verifier := auth.New(auth.Config{Registerer: me.metrics})
 	p.OnStop("passwords", func(context.Context) error { verifier.Close(); return nil })
 
@@ -69,6 +72,7 @@ func mailbox(ctx context.Context, p *run.Process, h *host, cfg *config.Process) 
 	if err := serve(ctx, p, "grpc", string(cfg.Mailbox.GRPC.Listen), server.Serve, stopper(server.Stop)); err != nil {
 		return err
 	}
+	p.Explain(shards.Waiting)
 	p.Go(ctx, "node", shards.Run)
 	return nil
 }

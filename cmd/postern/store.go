@@ -20,6 +20,7 @@ import (
 	"github.com/postern-pop/postern/pkg/blob/verify"
 	"github.com/postern-pop/postern/pkg/config"
 	"github.com/postern-pop/postern/pkg/run"
+	"github.com/postern-pop/postern/pkg/shard"
 )
 
 // openStore opens where a region's mail is at rest. Metrics of it go to the
@@ -103,6 +104,38 @@ func seal(cfg *config.Encryption, log *slog.Logger) (sealer, error) {
 		return sealed.Open(ctx, store, prefix, wrapper, sealed.Options{Plain: cfg.AllowPlain, Log: log, Found: found})
 	}, nil
 }
+
+// keyFits refuses a key that isn't the one of the mail in the store: a node with it
+// would open nothing. The first shard that has a data key tells; where the store or a key
+// service can't, the shards will.
+func keyFits(ctx context.Context, store blob.Store, region *config.Region, log *slog.Logger) error {
+	cfg := region.Storage.Encryption
+	if cfg == nil {
+		return nil
+	}
+	wrapper, err := sealed.OpenWrapper(string(cfg.KeyFile), cfg.KeyURI)
+	if err != nil {
+		return fmt.Errorf("storage.encryption: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, keyFitsTimeout)
+	defer cancel()
+	for number := range region.Shards {
+		prefix := shard.Config{Region: string(region.Name), Number: number}.Prefix()
+		found, err := sealed.Fits(ctx, store, prefix, wrapper)
+		switch {
+		case errors.Is(err, sealed.ErrWrongKey):
+			return fmt.Errorf("storage.encryption: this isn't the key of the mail in the store: %w", err)
+		case err != nil:
+			log.Error("not known whether storage.encryption has the key of the mail in the store", "error", err)
+			return nil
+		case found:
+			return nil
+		}
+	}
+	return nil
+}
+
+const keyFitsTimeout = 10 * time.Second
 
 // verifyEvery is how often a store is tried that couldn't be tested.
 const verifyEvery = time.Minute

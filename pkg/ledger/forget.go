@@ -48,8 +48,8 @@ type Forgotten struct {
 	Why      string // what was wrong with the object
 }
 
-// ErrNotLost: the object can be read, is covered by a checkpoint, or isn't the
-// ledger's.
+// ErrNotLost says that the object can be read, is covered by a checkpoint, or isn't
+// the ledger's.
 var ErrNotLost = errors.New("the ledger doesn't wait for the object")
 
 // Forget lets a ledger go on without an object of its tail, for good. What the object
@@ -60,13 +60,9 @@ var ErrNotLost = errors.New("the ledger doesn't wait for the object")
 // The ledger's first object can't be forgotten: it says whose ledger it is.
 func Forget(ctx context.Context, config Config, f Forgotten) (Forgotten, error) {
 	const op = "ledger.forget"
-	r, err := Read(ctx, config, func() State { return ignoring{} })
+	r, why, err := forgettable(ctx, config, f)
 	if err != nil {
 		return f, err
-	}
-	why, err := r.waitsFor(f)
-	if err != nil {
-		return f, &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: err}
 	}
 	f.Ledger, f.Time, f.By, f.Why = r.identity, time.Now().UTC(), clip(f.By), clip(why)
 	content := f.encode()
@@ -79,6 +75,23 @@ func Forget(ctx context.Context, config Config, f Forgotten) (Forgotten, error) 
 		return f, &maildrop.Error{Op: op, Kind: kindOf(err), Err: err}
 	}
 	return f, nil
+}
+
+// Forgettable says what is wrong with an object that Forget would forget; it writes
+// nothing, and its errors are Forget's.
+func Forgettable(ctx context.Context, config Config, f Forgotten) (why string, err error) {
+	_, why, err = forgettable(ctx, config, f)
+	return why, err
+}
+
+func forgettable(ctx context.Context, config Config, f Forgotten) (r *Reader, why string, err error) {
+	if r, err = Read(ctx, config, func() State { return ignoring{} }); err != nil {
+		return nil, "", err
+	}
+	if why, err = r.waitsFor(f); err != nil {
+		return nil, "", &maildrop.Error{Op: "ledger.forget", Kind: maildrop.Invalid, Err: err}
+	}
+	return r, why, nil
 }
 
 // waitsFor says what is wrong with the object that is to be forgotten.
@@ -131,7 +144,7 @@ func (f Forgotten) encode() []byte {
 		b = append(binary.LittleEndian.AppendUint16(b, uint16(len(text))), text...)
 	}
 	binary.LittleEndian.PutUint32(b[atForgottenCRC:], forgottenSum(b))
-	return append(b, b...)
+	return slices.Concat(b, b)
 }
 
 func forgottenSum(b []byte) uint32 {

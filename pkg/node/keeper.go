@@ -34,7 +34,7 @@ type keeper struct {
 func newKeeper(n *Node, w *placement.Watcher, r *placement.Registration) *keeper {
 	return &keeper{
 		node: n, me: r.Node(), holdings: n.holdings, metrics: n.metrics, log: n.config.Log,
-		watcher: w, registration: r, troubles: newTroubles(), wake: make(chan struct{}, 1),
+		watcher: w, registration: r, troubles: n.troubles, wake: make(chan struct{}, 1),
 		suspicion: suspicion{}, absences: newAbsences(),
 	}
 }
@@ -159,6 +159,10 @@ func (k *keeper) take(ctx context.Context, s *slot, action placement.Action) {
 
 // acquire is the part of take that can fail.
 func (k *keeper) acquire(ctx context.Context, s *slot, seen placement.Claim) (owned, error) {
+	store, err := k.node.seal(ctx, seen.Shard)
+	if err != nil {
+		return nil, err
+	}
 	began := time.Now()
 	claim, err := k.registration.TakeClaim(ctx, seen)
 	if err != nil {
@@ -167,7 +171,7 @@ func (k *keeper) acquire(ctx context.Context, s *slot, seen placement.Claim) (ow
 	k.holdings.claimed(s, claim)
 	k.metrics.phase("acquire", began)
 	began = time.Now()
-	shard, err := k.node.open(ctx, claim)
+	shard, err := k.node.open(ctx, claim, store)
 	if err != nil {
 		return nil, err
 	}
@@ -197,12 +201,21 @@ func (k *keeper) took(ctx context.Context, action placement.Action, began time.T
 	switch result {
 	case "ok":
 		k.metrics.phase("total", began)
+		k.troubles.waits(s.number, nil)
+		k.metrics.waits(s.number, "")
 		log.Info("node: shard taken", "epoch", s.shard.Epoch(), "from", action.Claim.Owner)
 	case "lost":
+		k.metrics.waits(s.number, "")
 		k.troubles.pause(s.number, time.Now())
 		log.Debug("node: shard went to another", "error", err)
 	default:
 		k.troubles.add(s.number, time.Now())
+		if reason, ok := personal(err); ok {
+			k.troubles.waits(s.number, err)
+			k.metrics.waits(s.number, reason)
+			log.Error("node: shard not taken, and nobody can take it before somebody acts", "waits_for", reason, "error", err)
+			return
+		}
 		log.Warn("node: shard not taken", "error", err)
 	}
 }

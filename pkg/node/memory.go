@@ -69,6 +69,7 @@ type troubles struct {
 type trouble struct {
 	failures int
 	until    time.Time
+	why      error // of the last failure, if only a person can end it
 }
 
 func newTroubles() *troubles { return &troubles{shards: map[int]trouble{}} }
@@ -79,14 +80,36 @@ func (t *troubles) add(number int, now time.Time) {
 	defer t.mu.Unlock()
 	last := t.shards[number]
 	wait := min(backoffMin<<min(last.failures, 16), backoffMax)
-	t.shards[number] = trouble{last.failures + 1, now.Add(jitter(wait))}
+	t.shards[number] = trouble{last.failures + 1, now.Add(jitter(wait)), nil}
+}
+
+// waits notes why a shard waits for a person.
+func (t *troubles) waits(number int, why error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	last := t.shards[number]
+	last.why = why
+	t.shards[number] = last
+}
+
+// reasons are the shards that wait for a person, and why.
+func (t *troubles) reasons() map[int]error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	reasons := make(map[int]error)
+	for number, last := range t.shards {
+		if last.why != nil {
+			reasons[number] = last.why
+		}
+	}
+	return reasons
 }
 
 // pause waits a little without counting a failure: the view must catch up.
 func (t *troubles) pause(number int, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.shards[number] = trouble{t.shards[number].failures, now.Add(jitter(backoffMin))}
+	t.shards[number] = trouble{t.shards[number].failures, now.Add(jitter(backoffMin)), nil}
 }
 
 // clear forgets a shard's failures.

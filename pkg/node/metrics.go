@@ -18,6 +18,7 @@ type metrics struct {
 	holding     *prometheus.GaugeVec
 	configured  prometheus.Gauge
 	epochs      *prometheus.GaugeVec
+	waiting     *prometheus.GaugeVec
 	absences    prometheus.Gauge
 	transitions *prometheus.CounterVec
 	durations   *prometheus.HistogramVec
@@ -42,6 +43,10 @@ func newMetrics(registerer prometheus.Registerer, shards int) (*metrics, error) 
 			Name: "postern_shard_epoch",
 			Help: "Fencing epoch under which this pod serves the shard; exported only by the pod that believes it is the owner.",
 		}, []string{"shard"}),
+		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "postern_node_shard_waiting",
+			Help: "1 for a shard that this pod tried to open and that waits for a person: lost_object, key, other_store. /readyz and the log say what to do.",
+		}, []string{"shard", "reason"}),
 		transitions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postern_node_shard_transitions_total",
 			Help: "Shard ownership changes: acquire, release, takeover by reason: startup, drain, failover, rebalance, admin.",
@@ -62,7 +67,7 @@ func newMetrics(registerer prometheus.Registerer, shards int) (*metrics, error) 
 	}
 	m.shards = shard.NewMetrics(registerer)
 	var all []error
-	for _, c := range []prometheus.Collector{m.holding, m.configured, m.absences, m.epochs, m.transitions, m.durations} {
+	for _, c := range []prometheus.Collector{m.holding, m.configured, m.absences, m.epochs, m.waiting, m.transitions, m.durations} {
 		all = append(all, registerer.Register(c))
 	}
 	return m, errors.Join(all...)
@@ -78,6 +83,14 @@ func (m *metrics) absent(n int) { m.absences.Set(float64(n)) }
 
 func (m *metrics) epoch(number int, epoch uint64) {
 	m.epochs.WithLabelValues(strconv.Itoa(number)).Set(float64(epoch))
+}
+
+// waits says what a shard waits for; "": nothing that a person has to do.
+func (m *metrics) waits(number int, reason string) {
+	m.waiting.DeletePartialMatch(prometheus.Labels{"shard": strconv.Itoa(number)})
+	if reason != "" {
+		m.waiting.WithLabelValues(strconv.Itoa(number), reason).Set(1)
+	}
 }
 
 func (m *metrics) noEpoch(number int) { m.epochs.DeleteLabelValues(strconv.Itoa(number)) }

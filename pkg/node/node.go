@@ -137,11 +137,12 @@ type Node struct {
 	metrics  *metrics
 	budget   *shard.Budget // of all shards, for mail that waits to be written
 	repack   chan struct{} // a token for the one shard that repacks
+	troubles *troubles
 	started  atomic.Bool
 }
 
-// opener opens a claimed shard, in the claim's epoch or a higher one.
-type opener func(ctx context.Context, claim placement.Claim) (owned, error)
+// opener opens a claimed shard on its store, in the claim's epoch or a higher one.
+type opener func(ctx context.Context, claim placement.Claim, store blob.Store) (owned, error)
 
 // owned is a shard that is ours until it says otherwise. *shard.Shard is one.
 type owned interface {
@@ -171,7 +172,7 @@ func New(config Config) (*Node, error) {
 	}
 	n := &Node{
 		config: config, instance: rand.Text(), holdings: newHoldings(metrics), metrics: metrics,
-		budget: shard.NewBudget(config.BudgetBytes), repack: make(chan struct{}, 1),
+		budget: shard.NewBudget(config.BudgetBytes), repack: make(chan struct{}, 1), troubles: newTroubles(),
 	}
 	if config.Gossip != nil {
 		n.instance = config.Gossip.Self().Instance
@@ -182,19 +183,13 @@ func New(config Config) (*Node, error) {
 
 // openShard opens a shard for real. The cache is divided by the region's
 // shards, so that the node that is left with all of them stays within it.
-func (n *Node) openShard(ctx context.Context, claim placement.Claim) (owned, error) {
+func (n *Node) openShard(ctx context.Context, claim placement.Claim, store blob.Store) (owned, error) {
 	c := n.config
 	of := shard.Config{
 		Region: c.Region, Number: claim.Shard, Node: c.Name, Ledger: claim.Ledger, Fenced: claim.Fenced,
-		Store: c.Store, Rules: c.Rules, Verify: c.Auth.Verify,
+		Store: store, Rules: c.Rules, Verify: c.Auth.Verify,
 		Log: c.Log, Metrics: n.metrics.shards, CacheBytes: c.CacheBytes / int64(c.Shards),
 		Budget: n.budget, Repack: n.repack,
-	}
-	if c.Seal != nil {
-		var err error
-		if of.Store, err = c.Seal(ctx, c.Store, of.Prefix(), func(key string, _ int64, _ string) { n.metrics.shards.Mended(key) }); err != nil {
-			return nil, err
-		}
 	}
 	opened, err := shard.Open(ctx, of, claim.Epoch)
 	if err != nil {

@@ -53,6 +53,9 @@ func (p *Process) healthHandler(metrics prometheus.Gatherer) http.Handler {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 		fmt.Fprintln(w, state)
+		for _, line := range p.explanations() {
+			fmt.Fprintln(w, line)
+		}
 	})
 	return mux
 }

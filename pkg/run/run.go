@@ -31,6 +31,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -63,6 +64,7 @@ type Process struct {
 	failed chan error // the first part that ended by itself
 	mu     sync.Mutex
 	state  State
+	says   []func() []string
 }
 
 type part struct {
@@ -90,6 +92,25 @@ func (p *Process) State() State {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.state
+}
+
+// Explain has /readyz say what waits for somebody to act, a line each, besides the
+// state, which it doesn't change.
+func (p *Process) Explain(what func() []string) {
+	p.mu.Lock()
+	p.says = append(p.says, what)
+	p.mu.Unlock()
+}
+
+// explanations are all lines there are now.
+func (p *Process) explanations() (lines []string) {
+	p.mu.Lock()
+	says := slices.Clone(p.says)
+	p.mu.Unlock()
+	for _, say := range says {
+		lines = append(lines, say()...)
+	}
+	return lines
 }
 
 func (p *Process) enter(s State) {

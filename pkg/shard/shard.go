@@ -66,6 +66,12 @@ func (c Config) Validate() error {
 	return nil
 }
 
+// What only a person can end, of the errors of Open; they say what to do.
+var (
+	ErrLostObject = errors.New("an object that the shard needs is lost")
+	ErrOtherStore = errors.New("another store than the one that the shard was opened on, an emptied one or an older copy")
+)
+
 // Shard is an open shard.
 type Shard struct {
 	config  Config
@@ -113,9 +119,10 @@ func Open(ctx context.Context, config Config, epoch uint64) (*Shard, error) {
 	switch {
 	case errors.As(err, &lost):
 		s.config.Metrics.damaged(string(ledger.ObjectLedger))
-		return nil, failed("shard.take_over", err)
+		return nil, failed("shard.take_over", fmt.Errorf("%w: put %s back from a copy of the store, or, if there is none, see postern ledger forget --region FILE --shard %d %d: %w",
+			ErrLostObject, lost.Key, config.Number, lost.Sequence, err))
 	case errors.Is(err, ledger.ErrForeign):
-		return nil, failed("shard.take_over", fmt.Errorf("another store than the one that the shard was opened on, an emptied one or an older copy: check storage in the region's file, and whether it is mounted: %w", err))
+		return nil, failed("shard.take_over", fmt.Errorf("%w: check storage in the region's file, and whether it is mounted; of a ledger that has lost its end see postern ledger forget --help: %w", ErrOtherStore, err))
 	case err != nil && maildrop.KindOf(err) == maildrop.Full:
 		return nil, failed("shard.take_over", fmt.Errorf("the store has no room for the fence that a new owner must write: %w", err))
 	case err != nil:

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -19,6 +21,8 @@ var (
 	ErrCorrupt = blob.ErrCorrupt
 	// ErrNoKey says that a data key can't be had; its error says which, and what to do.
 	ErrNoKey = errors.New("no data key")
+	// ErrWrongKey says that a data key is wrapped by another key than the ones at hand.
+	ErrWrongKey = errors.New("another key-encryption key is needed")
 )
 
 // Options of Open.
@@ -82,6 +86,19 @@ func Open(ctx context.Context, store blob.Store, prefix string, wrapper *Wrapper
 		log.Error("sealed store: an old data key can't be had, what it sealed can't be read", "prefix", prefix, "generation", generation, "error", err)
 	}
 	return s, nil
+}
+
+// Fits reports whether there is a data key below the prefix, and whether the wrapper
+// can open the newest one: ErrWrongKey. It writes nothing.
+func Fits(ctx context.Context, store blob.Store, prefix string, wrapper *Wrapper) (found bool, err error) {
+	s := shard{store: store, prefix: prefix}
+	generations, err := s.slots(ctx)
+	if err != nil || len(generations) == 0 {
+		return false, err
+	}
+	newest := slices.Max(slices.Collect(maps.Keys(generations)))
+	_, err = s.open(ctx, generations[newest], wrapper)
+	return true, err
 }
 
 // begin finds the generation that new objects are sealed with, or makes the first.

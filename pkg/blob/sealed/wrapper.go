@@ -83,8 +83,8 @@ func (w *Wrapper) wrap(ctx context.Context, prefix string, generation uint32, da
 // and what to do.
 func (w *Wrapper) unwrap(ctx context.Context, prefix string, k keyObject) (*secret, error) {
 	if !w.holds(k.name) {
-		return nil, fmt.Errorf("its data key is wrapped by %s, which %s does not have: put that key back, "+
-			"or wrap the data key by another one where that key is (postern key rewrap)", k.name, w.source)
+		return nil, fmt.Errorf("%w: its data key is wrapped by %s, which %s does not have: put that key back, "+
+			"or wrap the data key by another one where that key is (postern key rewrap)", ErrWrongKey, k.name, w.source)
 	}
 	octets, err := w.aead.DecryptWithContext(ctx, k.wrapped, k.bound(prefix))
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/postern-pop/postern/pkg/blob"
 )
@@ -34,6 +35,51 @@ func readYourWrite(ctx context.Context, t *trial) error {
 		}
 		return t.has(ctx, key, content, "right after the create")
 	})
+}
+
+// A page of a list has at most 1,000 keys (S3's limit), so these are more than one.
+const (
+	overAPage  = 1001
+	pageMakers = 16 // that create them at once
+)
+
+// wholeLists makes more objects than a page has, and lists them right after.
+func wholeLists(ctx context.Context, t *trial) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	made, turns := make([]string, overAPage), make(chan int, overAPage)
+	for i := range overAPage {
+		turns <- i
+	}
+	close(turns)
+	var makers sync.WaitGroup
+	for n := range pageMakers {
+		makers.Go(func() {
+			for i := range turns {
+				var err error
+				if made[i], err = t.fresh(ctx, t.stores[n%len(t.stores)], octets(1)); err != nil {
+					cancel(err)
+					return
+				}
+			}
+		})
+	}
+	makers.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	for i, s := range t.stores {
+		listed, err := t.list(ctx, s)
+		if err != nil {
+			return fmt.Errorf("list: %w", err)
+		}
+		for _, key := range made {
+			if _, there := listed[key]; !there {
+				return brokenf("of %d objects, the list of endpoint %d lacks %s, and has %d", overAPage, i+1, key, len(listed))
+			}
+		}
+	}
+	return nil
 }
 
 func listAfterWrite(ctx context.Context, t *trial) error {

@@ -317,6 +317,40 @@ func TestLiarsAreFound(t *testing.T) {
 	}
 }
 
+// A store whose lists end with their first page is found by a run that isn't short.
+func TestCutListsAreFound(t *testing.T) {
+	long := Options{Writers: 2, Rounds: longRounds}
+	for name, c := range map[string]struct {
+		stores []blob.Store
+		want   State
+	}{
+		"honest": {[]blob.Store{blobtest.NewMemory()}, Kept},
+		"one page": {one(func(l *lie) {
+			l.list = func(prefix string) iter.Seq2[blob.Info, error] {
+				return func(yield func(blob.Info, error) bool) {
+					n := 0
+					for info, err := range l.Memory.List(bg, prefix, "") {
+						if n++; n > 1000 || !yield(info, err) {
+							return
+						}
+					}
+				}
+			}
+		})(), Broken},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				for _, result := range Run(bg, c.stores, long).Results {
+					if result.Promise == "whole lists" && result.State == c.want {
+						return
+					}
+				}
+				t.Errorf("%q isn't %s", "whole lists", c.want)
+			})
+		})
+	}
+}
+
 // A list that answers with others' keys never gets them deleted.
 func TestForeignKeysAreSafe(t *testing.T) {
 	l := &lie{Memory: blobtest.NewMemory()}

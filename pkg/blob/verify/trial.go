@@ -55,6 +55,17 @@ func newTrial(stores []blob.Store, o Options) *trial {
 func (t *trial) rounds() int { return t.Rounds }
 func (t *trial) few() int    { return min(max(t.Rounds/10, 5), 100) }
 
+// pages is 0 in short: so many objects take a node's time at its start.
+func (t *trial) pages() int {
+	if t.Rounds < longRounds {
+		return 0
+	}
+	return 1
+}
+
+// longRounds and more are no short run.
+const longRounds = 100
+
 // test tests one promise, step by step.
 func (t *trial) test(ctx context.Context, p *promise) Result {
 	r := Result{Promise: p.name, Says: p.says, Means: p.means, State: Kept}
