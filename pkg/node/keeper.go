@@ -69,6 +69,7 @@ func (k *keeper) look(ctx context.Context, now time.Time) {
 	}
 	k.revision = view.Revision
 	k.metrics.recovering(k.troubles.recovering(now))
+	k.forgetReasons(view)
 	k.holdings.cool(now)
 	view = k.present(view, now)
 	suspects := k.suspicion.observe(view, k.me.Name, k.gone)
@@ -97,6 +98,16 @@ func (k *keeper) present(view placement.View, now time.Time) placement.View {
 		k.log.Info("node: no lease is missing any more")
 	}
 	return view
+}
+
+// forgetReasons leaves it to other owners to say what their shards wait for.
+func (k *keeper) forgetReasons(view placement.View) {
+	for number := range k.troubles.reasons() {
+		if owner := view.Claims[number].Owner; owner != "" && owner != k.me.Name {
+			k.troubles.waits(number, nil)
+			k.metrics.waits(number, "")
+		}
+	}
 }
 
 func (k *keeper) gone(name, instance string) bool {
