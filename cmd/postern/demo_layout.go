@@ -31,6 +31,7 @@ const loopback = "127.0.0.1"
 
 // demoLayout is which processes a demo has and where they listen.
 type demoLayout struct {
+	lifted  bool // limits are, lock-outs among them
 	dir     string
 	etcd    config.HostPort
 	regions []*demoRegion

@@ -72,6 +72,7 @@ func (c demoCustomer) kind() string {
 type seeder struct {
 	dir     string
 	regions []*demoRegion
+	lifted  bool
 	admin   posternv1.AdminClient // of some region's gateway: each reaches all regions
 }
 
@@ -87,7 +88,7 @@ func seed(ctx context.Context, layout *demoLayout) ([]demoUser, error) {
 		return nil, err
 	}
 	defer conn.Close()
-	s := &seeder{layout.dir, layout.regions, posternv1.NewAdminClient(conn)}
+	s := &seeder{layout.dir, layout.regions, layout.lifted, posternv1.NewAdminClient(conn)}
 	users, err := s.users(ctx)
 	if err != nil {
 		return nil, err
@@ -157,13 +158,36 @@ func (s *seeder) passwords() (users []demoUser, fresh map[string]bool, err error
 	return users, fresh, writeFile(file, append(text, '\n'))
 }
 
+// A demo without limits has lock-outs that hardly anybody meets.
+const (
+	liftedTries   = uint32(policy.MaxLockoutTries)
+	liftedMinutes = uint32(1)
+)
+
+// lockout makes an account's lock-outs what the demo is started with, and leaves
+// those alone that somebody has set.
+func (s *seeder) lockout(ctx context.Context, a *posternv1.Account) error {
+	var tries, minutes uint32 // the defaults
+	if s.lifted {
+		tries, minutes = liftedTries, liftedMinutes
+	}
+	if isLifted := a.GetLockoutTries() == liftedTries && a.GetLockoutMinutes() == liftedMinutes; isLifted == s.lifted {
+		return nil
+	}
+	_, err := s.admin.SetAccount(ctx, &posternv1.SetAccountRequest{Name: a.GetName(), LockoutTries: &tries, LockoutMinutes: &minutes})
+	return err
+}
+
 // customer makes an account and its domain unless they are there.
 func (s *seeder) customer(ctx context.Context, c demoCustomer) error {
-	_, err := s.admin.ShowAccount(ctx, &posternv1.ShowAccountRequest{Name: c.account.Name})
+	account, err := s.admin.ShowAccount(ctx, &posternv1.ShowAccountRequest{Name: c.account.Name})
 	if isNotFound(err) {
-		_, err = s.admin.CreateAccount(ctx, &posternv1.CreateAccountRequest{
+		account, err = s.admin.CreateAccount(ctx, &posternv1.CreateAccountRequest{
 			Name: c.account.Name, Region: c.account.Region, Continuity: c.account.Continuity,
 		})
+	}
+	if err == nil {
+		err = s.lockout(ctx, account)
 	}
 	if err != nil {
 		return err

@@ -80,11 +80,15 @@ func TestDemo(t *testing.T) {
 	t.Run("kill -9 of a mailbox node", func(t *testing.T) { r.killNode(t, anna, messages) })
 	t.Run("TLS", func(t *testing.T) { r.in(t).modernTLS() })
 	r.login("eu", anna) // an idle session holds nothing up
+	r.postern("account", "set", anna.Account, "--lockout-tries", fmt.Sprint(liftedTries), "--lockout-minutes", fmt.Sprint(liftedMinutes))
 	r.stop()
 
 	again := startDemo(t, dir, r.base)
 	if got, _ := again.mailOf("eu", again.user("eu", kindLocal)); fmt.Sprint(got) != fmt.Sprint(uids) {
 		t.Errorf("UIDs after the second start %v, before %v", got, uids)
+	}
+	if got := again.postern("account", "show", anna.Account); !strings.Contains(got, "after 5 wrong passwords in 15 minutes") {
+		t.Errorf("limits that an earlier start has lifted: %s", got)
 	}
 	again.cmd.Process.Kill()
 	again.nobodyLeft(5 * time.Second)

@@ -45,6 +45,7 @@ func addressesOf(cfg *config.Log) (pop3.Addresses, error) {
 
 // liftLimits is for a demo in which protocols and loads are tested.
 func (l *demoLayout) liftLimits() {
+	l.lifted = true
 	for _, p := range l.all() {
 		if p.config.Front != nil {
 			limits := config.DefaultLimits()

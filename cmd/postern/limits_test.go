@@ -64,8 +64,8 @@ func TestNoLimits(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 	}
-	if fronts != 5 {
-		t.Errorf("%d fronts", fronts)
+	if fronts != 5 || !layout.lifted {
+		t.Errorf("%d fronts; lock-outs are lifted: %t", fronts, layout.lifted)
 	}
 }
 

@@ -57,8 +57,8 @@ func (s *Shard) guarded(ctx context.Context, login maildrop.Login, t guard.Try) 
 	})
 	if lockedOut {
 		s.config.Metrics.lockedOut()
-		s.log.Info("locked out", "address", string(login.Address), "known", t.Known, "remote", login.Remote.String(),
-			"session", login.Session, "minutes", t.Rules.Window.Minutes())
+		// Who it was is in the front's line of the session, in the form that is configured there.
+		s.log.Info("locked out", "session", login.Session, "remote", login.Remote.String(), "known", t.Known, "minutes", t.Rules.Window.Minutes())
 	}
 	return r, err
 }
