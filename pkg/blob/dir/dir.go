@@ -67,6 +67,11 @@
 //     directories the gain of O_TMPFILE, RENAME_NOREPLACE and a directory kept open
 //     could not be told from the noise (12 to 16 context switches per Create in each), nor
 //     that of letting only 1, 2, 4 or 8 Creates of a process run at once.
+//   - 2026-11-25: measured again, one creator, 53 KB: on ext4 with a journal a Create
+//     takes 0.23 to 0.28 ms of processor time, with O_TMPFILE 0.21 to 0.26, an append and its
+//     fsync 0.12 to 0.13. Without a journal ext4 looks, for each new inode, at all
+//     that were deleted lately in the group, 0.3 to 0.8 ms where a lot is; O_TMPFILE
+//     doesn't help there. A store belongs on a file system with a journal.
 package dir
 
 import (
