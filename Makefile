@@ -8,7 +8,7 @@ VERSITYGW := v1.8.0
 
 .PHONY: help
 help: ## explain every target
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/postern
@@ -60,9 +60,13 @@ sim: ## thousands of simulated runs of a shard in a hostile world, and every mut
 
 .PHONY: bench
 bench: $(TOOLS)/versitygw ## CPU and memory per session, poll, download and delivery, beside peers; take-over, index and reads of a shard
-	$(GO) test ./cmd/postern -run '^$$' -bench . -benchtime 300x -timeout 30m
+	$(GO) test ./cmd/postern -run '^$$' -bench . -skip 'OwnerKilled|HandOver|RegionServes' -benchtime 300x -timeout 30m
 	POSTERN_BENCH_LARGE=1 $(GO) test ./pkg/shard -run '^$$' -bench 'TakeOver|IndexMemory' -benchtime 2x
 	$(GO) test ./pkg/shard -run '^$$' -bench 'RandomReads' -benchtime 10000x
+
+.PHONY: bench-failover
+bench-failover: ## how long users wait when a node dies, when a shard is handed over, and until a region of 256 shards serves again
+	$(GO) test ./cmd/postern -run '^$$' -bench 'OwnerKilled|HandOver|RegionServes' -benchtime 30x -timeout 60m
 
 .PHONY: clients
 clients: build .ci/client/node/node_modules ## nine real mail clients against the demo (it says which programs it needs)

@@ -29,6 +29,7 @@ type demoCmd struct {
 	BasePort        int    `placeholder:"N" help:"Use ports from N to N+199 instead of the default ones (POP3S 9951.., LMTP 9241.., others 9260..)."`
 	Regions         string `type:"existingdir" placeholder:"DIR" help:"Region files to use instead of those that are built in."`
 	NoLimits        bool   `help:"Lift the fronts' limits on connections, sessions and wrong passwords, to test protocols and loads."`
+	Nodes           int    `default:"2" placeholder:"N" help:"Mailbox nodes of each region (${default})."`
 	KeepStorage     bool   `help:"Keep the mail where the region files say, not in the data directory. Never give it the files of regions that are in use: the demo's nodes would take their mailboxes over."`
 	RestartChildren bool   `default:"true" negatable:"" help:"Start a process that ended by itself again after 2 seconds, with the same configuration. demo.json has its new pid."`
 }
@@ -36,7 +37,7 @@ type demoCmd struct {
 // Help is shown by --help.
 func (demoCmd) Help() string {
 	return `Five regions (or those of --regions), each with a front, an intake and two
-mailbox nodes as processes of their own, and etcd, all on loopback. It makes
+(or --nodes) mailbox nodes as processes of their own, and etcd, all on loopback. It makes
 certificates, customers and users, delivers sample messages, writes what scripts
 need to know to DIR/demo.json and prints the same as a table. Ctrl-C stops
 everything in order; the next start on the same directory finds all mail.
@@ -99,7 +100,7 @@ func (c *demoCmd) layout() (*demoLayout, error) {
 			all[i].Storage = localStorage(dir, all[i].Name)
 		}
 	}
-	layout, err := layOut(dir, c.BasePort, all)
+	layout, err := layOut(dir, c.BasePort, c.Nodes, all)
 	if err == nil && c.NoLimits {
 		layout.liftLimits()
 	}

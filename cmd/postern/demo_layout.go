@@ -76,10 +76,15 @@ func localStorage(data string, region config.Name) config.Storage {
 	return config.Storage{Dir: &config.Dir{Path: config.Path(filepath.Join(data, string(region), "store"))}}
 }
 
-// layOut decides on ports and places. A base of 0 means the default ports.
-func layOut(dir string, base int, regions []config.Region) (*demoLayout, error) {
+// layOut decides on ports and places. A base of 0 means the default ports. nodes is how
+// many mailbox nodes each region has.
+func layOut(dir string, base, nodes int, regions []config.Region) (*demoLayout, error) {
 	if len(regions) > maxRegions {
 		return nil, fmt.Errorf("the demo has room for %d regions, there are %d", maxRegions, len(regions))
+	}
+	// etcd has a port, a region its gateway's, an intake and a front two, a node three.
+	if most := ((portsUsed-otherOffset-1)/max(1, len(regions)) - 5) / 3; nodes < 1 || nodes > most {
+		return nil, fmt.Errorf("--nodes %d: expected 1 to %d, for %d regions", nodes, most, len(regions))
 	}
 	pop3s := defaultPOP3S
 	if base != 0 {
@@ -97,18 +102,18 @@ func layOut(dir string, base int, regions []config.Region) (*demoLayout, error) 
 		r := &demoRegion{Region: region, pop3s: at(pop3s + i), lmtp: at(base + lmtpOffset + i)}
 		r.Gateway = port()
 		r.File = config.Path(filepath.Join(dir, string(r.Name), "region.yaml"))
-		r.processes = layout.processes(r, port)
+		r.processes = layout.processes(r, nodes, port)
 		layout.regions = append(layout.regions, r)
 	}
 	return layout, nil
 }
 
 // processes are a region's, mailbox nodes first: who starts later finds them.
-func (l *demoLayout) processes(r *demoRegion, port func() config.HostPort) []*demoProcess {
-	all := make([]*demoProcess, 0, 4)
-	for i := range 2 {
+func (l *demoLayout) processes(r *demoRegion, nodes int, port func() config.HostPort) []*demoProcess {
+	all := make([]*demoProcess, 0, nodes+2)
+	for i := range nodes {
 		p := l.process(r, config.RoleMailbox, i+1, port)
-		p.config.Mailbox = &config.Mailbox{GRPC: config.GRPC{Listen: port()}, Zone: string(rune('a' + i)), CacheMiB: 64}
+		p.config.Mailbox = &config.Mailbox{GRPC: config.GRPC{Listen: port()}, Zone: string(rune('a' + i%26)), CacheMiB: 64}
 		all = append(all, p)
 	}
 	intake := l.process(r, config.RoleIntake, 1, port)

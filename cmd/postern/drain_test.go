@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -16,15 +14,7 @@ import (
 // TestDrain hands a region's shards back and forth, as an operator does, under users
 // who notice nothing.
 func TestDrain(t *testing.T) {
-	files := t.TempDir()
-	text, err := os.ReadFile("../../regions/eu.yaml")
-	if err == nil {
-		err = os.WriteFile(filepath.Join(files, "eu.yaml"), text, 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := startDemo(t, t.TempDir(), freePorts(t), "--regions", files)
+	d := startEU(t, 16)
 	region, users := d.region("eu"), d.makeUsers("eu", 8)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()

@@ -16,15 +16,7 @@ import (
 // TestWithoutEtcd stops both etcds of a region in their tracks. Its processes go on,
 // and a front that starts meanwhile serves by what its disk or its neighbours know.
 func TestWithoutEtcd(t *testing.T) {
-	files := t.TempDir()
-	text, err := os.ReadFile("../../regions/eu.yaml")
-	if err == nil {
-		err = os.WriteFile(filepath.Join(files, "eu.yaml"), text, 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := startDemo(t, t.TempDir(), freePorts(t), "--regions", files, "--no-restart-children")
+	d := startEU(t, 16, "--no-restart-children")
 	region, user := d.region("eu"), d.user("eu", kindLocal)
 	early := d.login("eu", user)
 

@@ -9,14 +9,17 @@ import (
 	mathrand "math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"go.yaml.in/yaml/v3"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/postern-pop/postern/pkg/config"
 	"github.com/postern-pop/postern/pkg/mailclient"
 )
 
@@ -67,6 +70,25 @@ func startDemo(t testing.TB, dir string, base int, flags ...string) *running {
 			t.Fatalf("not ready after %v\n%s", startWithin, r.output)
 		}
 	}
+}
+
+// startEU starts a demo of one region, with so many shards.
+func startEU(t testing.TB, shards int, flags ...string) *running {
+	t.Helper()
+	region, err := config.LoadRegion("../../regions/eu.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	region.File, region.Shards = "", shards
+	text, err := yaml.Marshal(region)
+	files := t.TempDir()
+	if err == nil {
+		err = os.WriteFile(filepath.Join(files, "eu.yaml"), text, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return startDemo(t, t.TempDir(), freePorts(t), append(flags, "--regions", files)...)
 }
 
 // in is the demo for a subtest, which must fail in its own name.
@@ -175,7 +197,7 @@ func freePorts(t testing.TB) int {
 	t.Helper()
 	for range 50 {
 		base := 10000 + 200*mathrand.IntN(100)
-		layout, err := (&demoCmd{Data: t.TempDir(), BasePort: base}).layout()
+		layout, err := (&demoCmd{Data: t.TempDir(), BasePort: base, Nodes: 2}).layout()
 		if err != nil {
 			t.Fatal(err)
 		}
