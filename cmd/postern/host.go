@@ -1,11 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"fmt"
 	"log/slog"
 	"net"
@@ -165,7 +163,7 @@ func (h *host) joinAs(ctx context.Context, p *run.Process, cfg *config.Process) 
 	if me.pool, err = newPool(p, me.files, me.log); err != nil {
 		return nil, err
 	}
-	key, err := readGossipKey(string(cfg.Gossip.KeyFile))
+	keys, err := readGossipKeys(string(cfg.Gossip.KeyFile))
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +174,7 @@ func (h *host) joinAs(ctx context.Context, p *run.Process, cfg *config.Process) 
 	me.gossip, err = gossip.Join(gossip.Config{ //nolint:contextcheck // it lives until its stop, not until the start's context ends
 		Name: string(cfg.Name), Region: string(cfg.Region.Name), Role: cfg.Role,
 		Bind: string(cfg.Gossip.Bind), Advertise: string(cfg.Gossip.Advertise),
-		Key: key, Seeds: seeds, Meta: routesMetaOf(cfg), Log: me.log,
+		Keys: keys, Seeds: seeds, Meta: metaOf(cfg), Log: me.log,
 	})
 	if err != nil {
 		return nil, err
@@ -189,6 +187,7 @@ func (h *host) joinAs(ctx context.Context, p *run.Process, cfg *config.Process) 
 		}
 		return nil
 	})
+	p.Go(ctx, "gossip keys", func(ctx context.Context) error { return me.followKeys(ctx, string(cfg.Gossip.KeyFile), keys) })
 	return me, h.openDirectory(ctx, p, me)
 }
 
@@ -204,16 +203,4 @@ func newPool(p *run.Process, files rpc.TLSFiles, log *slog.Logger) (*rpc.Pool, e
 	pool := rpc.NewPool(rpc.PoolConfig{TLS: with, Log: log})
 	p.OnStop("connections", func(context.Context) error { pool.Close(); return nil })
 	return pool, nil
-}
-
-func readGossipKey(file string) ([]byte, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	key, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(text)))
-	if err != nil {
-		return nil, fmt.Errorf("%s: expected 16, 24 or 32 octets in base64", file)
-	}
-	return key, nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -107,17 +108,18 @@ func routesOf(peer gossip.Peer) (address string, ok bool) {
 	return net.JoinHostPort(host, port), true
 }
 
-// routesMetaOf is what a role says of that; an intake has no door for it.
-func routesMetaOf(cfg *config.Process) map[string]string {
+// metaOf is what a role tells the others of itself. An intake has no door to tell
+// routes at.
+func metaOf(cfg *config.Process) map[string]string {
+	meta := map[string]string{"version": thisBuild().version}
 	switch {
-	case cfg.Mailbox != nil && cfg.Mailbox.GRPC.Advertise != "":
-		return map[string]string{routesMeta: string(cfg.Mailbox.GRPC.Advertise)}
 	case cfg.Mailbox != nil:
-		return map[string]string{routesMeta: string(cfg.Mailbox.GRPC.Listen)}
+		meta["zone"] = cfg.Mailbox.Zone
+		meta[routesMeta] = string(cmp.Or(cfg.Mailbox.GRPC.Advertise, cfg.Mailbox.GRPC.Listen))
 	case cfg.Front != nil:
-		return map[string]string{routesMeta: string(cfg.Front.Gateway.Listen)}
+		meta[routesMeta] = string(cfg.Front.Gateway.Listen)
 	}
-	return nil
+	return meta
 }
 
 // openDirectory opens the view of accounts and domains, once for all roles of a

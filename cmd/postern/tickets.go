@@ -14,12 +14,12 @@ import (
 // shareTickets lets the sessions of a TLS configuration resume at all fronts of the
 // region.
 func (h *host) shareTickets(ctx context.Context, p *run.Process, me *party, cfg *config.Process, with *tls.Config) error {
-	secret, err := readGossipKey(string(cfg.Gossip.KeyFile))
+	keys, err := readGossipKeys(string(cfg.Gossip.KeyFile))
 	if err != nil {
 		return err
 	}
 	tickets, err := placement.FollowTickets(ctx, h.regional, placement.TicketsConfig{
-		Region: string(cfg.Region.Name), Secret: secret, Apply: with.SetSessionTicketKeys, Log: me.log,
+		Region: string(cfg.Region.Name), Secret: keys[0], Apply: with.SetSessionTicketKeys, Log: me.log,
 	})
 	if err != nil {
 		return err

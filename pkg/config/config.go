@@ -156,7 +156,7 @@ type TLS struct {
 type Gossip struct {
 	Bind      HostPort   `yaml:"bind" want:"host:port, TCP and UDP"`
 	Advertise HostPort   `yaml:"advertise,omitempty" want:"host:port as the others reach it"`
-	KeyFile   Path       `yaml:"key_file" want:"the path of a file with 16, 24 or 32 octets in base64"`
+	KeyFile   Path       `yaml:"key_file" want:"the path of a file of keys, one a line, the first in use: 16, 24 or 32 octets in base64"`
 	Seeds     []HostPort `yaml:"seeds,omitempty" want:"a list of host:port"`
 }
 

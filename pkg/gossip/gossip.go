@@ -20,6 +20,10 @@
 //     addresses: a process that came back quickly under its old name, with
 //     another address, would be refused, and one with the same address would have
 //     to out-argue the news of its own death.
+//   - 2026-11-25: keys are replaced in three phases, each at all processes before the
+//     next: the new key is added, then put first, then the old one is dropped. No phase
+//     cuts anybody off who is one behind. Refused: sending keys over gossip itself, which
+//     misses who is away at the moment.
 //   - 2026-11-23: joining is tried again for ever, in the background. A region
 //     that starts as a whole has nobody to join at first; and two halves of one
 //     that was cut apart for long have forgotten each other and meet again only
@@ -74,7 +78,7 @@ type Config struct {
 	Role      string            // front, intake, mailbox
 	Bind      string            // host:port for UDP and TCP; port 0: any
 	Advertise string            // host:port that the others reach it at; empty: as bound
-	Key       []byte            // 16, 24 or 32 octets, the same in the region; required
+	Keys      [][]byte          // 16, 24 or 32 octets each; the first one encrypts, all are understood; see SetKeys
 	Seeds     []string          // host:port; host may be a name of many addresses
 	Meta      map[string]string // told to the others; with the above at most 512 octets as JSON
 	Log       *slog.Logger
@@ -88,10 +92,7 @@ func (c Config) Validate() error {
 	if c.Region == "" || len(c.Region) > memberlist.LabelMaxSize {
 		return fmt.Errorf("region %q: expected 1 to %d octets", c.Region, memberlist.LabelMaxSize)
 	}
-	if err := memberlist.ValidateKey(c.Key); err != nil {
-		return errors.New("key: expected 16, 24 or 32 octets")
-	}
-	return nil
+	return checkKeys(c.Keys)
 }
 
 // Peer is one member that seems alive.
@@ -107,6 +108,7 @@ type Peer struct {
 type Member struct {
 	self Peer
 	list *memberlist.Memberlist
+	keys *memberlist.Keyring
 	log  *slog.Logger
 	book *book
 	life context.Context //nolint:containedctx // the membership's own
@@ -137,6 +139,9 @@ func Join(config Config) (*Member, error) {
 		return nil, &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: err}
 	}
 	m := &Member{self: self, log: config.Log, book: newBook()}
+	if m.keys, err = memberlist.NewKeyring(config.Keys, config.Keys[0]); err != nil {
+		return nil, &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: err}
+	}
 	settings, err := m.settings(config, meta)
 	if err != nil {
 		return nil, &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: err}
@@ -154,7 +159,7 @@ func (m *Member) settings(config Config, meta []byte) (*memberlist.Config, error
 	s := memberlist.DefaultLANConfig()
 	s.Name = config.Name + "/" + config.Instance
 	s.Label = "postern/" + config.Region
-	s.SecretKey = config.Key
+	s.Keyring = m.keys
 	s.ProbeInterval = 250 * time.Millisecond
 	s.ProbeTimeout = 120 * time.Millisecond
 	s.SuspicionMult = 3

@@ -26,7 +26,10 @@ func join(t *testing.T, config Config) *Member {
 	if config.Bind == "" {
 		config.Bind = "127.0.0.1:0"
 	}
-	config.Key, config.Role, config.Log = key, "mailbox", slog.New(slog.DiscardHandler)
+	config.Role, config.Log = "mailbox", slog.New(slog.DiscardHandler)
+	if config.Keys == nil {
+		config.Keys = [][]byte{key}
+	}
 	m, err := Join(config)
 	if err != nil {
 		t.Fatal(err)
@@ -121,13 +124,13 @@ func TestRegionsStayApart(t *testing.T) {
 }
 
 func TestJoinRefuses(t *testing.T) {
-	good := Config{Name: "a", Region: "eu", Bind: "127.0.0.1:0", Key: key, Log: slog.New(slog.DiscardHandler)}
+	good := Config{Name: "a", Region: "eu", Bind: "127.0.0.1:0", Keys: [][]byte{key}, Log: slog.New(slog.DiscardHandler)}
 	cases := map[string]func(*Config){
 		"no name":       func(c *Config) { c.Name = "" },
 		"slash in name": func(c *Config) { c.Name = "a/b" },
 		"no region":     func(c *Config) { c.Region = "" },
-		"no key":        func(c *Config) { c.Key = nil },
-		"short key":     func(c *Config) { c.Key = key[:15] },
+		"no key":        func(c *Config) { c.Keys = nil },
+		"short key":     func(c *Config) { c.Keys = [][]byte{key, key[:15]} },
 		"much metadata": func(c *Config) { c.Meta = map[string]string{"a": strings.Repeat("x", 512)} },
 		"no bind":       func(c *Config) { c.Bind = "" },
 		"bad advertise": func(c *Config) { c.Advertise = "here" },
@@ -236,11 +239,45 @@ func TestShare(t *testing.T) {
 
 func joinRole(t *testing.T, config Config) *Member {
 	t.Helper()
-	config.Region, config.Bind, config.Key, config.Log = "eu", "127.0.0.1:0", key, slog.New(slog.DiscardHandler)
+	config.Region, config.Bind, config.Keys, config.Log = "eu", "127.0.0.1:0", [][]byte{key}, slog.New(slog.DiscardHandler)
 	m, err := Join(config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { m.Close() })
 	return m
+}
+
+// TestKeysAreReplaced replaces the key of a region in its three phases. Nobody is lost in
+// any of them, and who has only the old key is not heard afterwards.
+func TestKeysAreReplaced(t *testing.T) {
+	next := bytes.Repeat([]byte{8}, 32)
+	a := join(t, Config{Name: "a"})
+	seeds := []string{a.Self().Address}
+	b := join(t, Config{Name: "b", Seeds: seeds})
+	await(t, a, "b", func() bool { return present(a) == "a b" })
+	for phase, keys := range [][][]byte{{key, next}, {next, key}, {next}} {
+		for _, m := range []*Member{a, b} { // between the two the region is in two phases
+			if err := m.SetKeys(keys); err != nil {
+				t.Fatal(err)
+			}
+			for _, ask := range []*Member{a, b} {
+				if _, err := ask.list.Join([]string{a.Self().Address, b.Self().Address}); err != nil {
+					t.Fatalf("phase %d: %v", phase, err)
+				}
+			}
+		}
+		late := join(t, Config{Name: fmt.Sprintf("late-%d", phase), Seeds: seeds, Keys: keys})
+		await(t, a, "one that comes late", func() bool { return strings.Contains(present(a), late.Self().Name) })
+	}
+	old := join(t, Config{Name: "old"})
+	if _, err := old.list.Join(seeds); err == nil {
+		t.Fatal("a process with the old key alone has joined")
+	}
+	if strings.Contains(present(a), "old") || !strings.HasPrefix(present(a), "a b ") {
+		t.Fatalf("members: %s", present(a))
+	}
+	if err := a.SetKeys(nil); err == nil {
+		t.Fatal("no key is taken")
+	}
 }

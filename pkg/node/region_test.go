@@ -224,7 +224,7 @@ func (r *region) gossip(name string, seeds ...string) *gossip.Member {
 	r.Helper()
 	m, err := gossip.Join(gossip.Config{
 		Name: name, Region: "eu", Role: "mailbox", Bind: "127.0.0.1:0",
-		Key: bytes.Repeat([]byte{1}, 32), Seeds: seeds, Log: quiet,
+		Keys: [][]byte{bytes.Repeat([]byte{1}, 32)}, Seeds: seeds, Log: quiet,
 	})
 	if err != nil {
 		r.Fatal(err)
