@@ -41,6 +41,8 @@ const (
 	ReasonFullNetwork    Reason = "network-connections"
 	ReasonSessions       Reason = "too-many-sessions"
 	ReasonSlowDown       Reason = "slow-down"
+	ReasonLines          Reason = "lines-before-login"
+	ReasonOctets         Reason = "octets-before-login"
 )
 
 // Response is a response code of POP3 (RFC 2449 section 8).
@@ -244,5 +246,17 @@ var meanings = []Meaning{
 		"too many wrong passwords from your network, please try again in {wait}",
 		"Somebody in the same network is guessing passwords. Nothing is wrong with this password.",
 		"The source has failed often, and as many logins wait as may: front.limits.delayed_logins. Look at postern_front_logins_delayed_seconds.",
+	},
+	{
+		ReasonLines, ResponsePerm,
+		"too many commands before login; please check your mail program",
+		"Your mail program has sent many commands and never logged in. Another program, or another setting of this one, helps.",
+		"A program that isn't for mail, or one that is broken: it has sent as many lines without a login as one connection may: front.limits.lines_before_login.",
+	},
+	{
+		ReasonOctets, ResponsePerm,
+		"too much sent before login; please check your mail program",
+		"Your mail program has sent a lot and never logged in. Another program, or another setting of this one, helps.",
+		"A program that isn't for mail, or one that is broken: it has sent as many octets without a login as one connection may: front.limits.octets_before_login.",
 	},
 }

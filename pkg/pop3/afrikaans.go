@@ -20,8 +20,6 @@ var afrikaans = language{
 		textUTF8Late:     "UTF8 moet voor die eerste kyk in die posbus kom",
 
 		textStranger:       "hierdie is 'n POP3-bediener",
-		textFlood:          "te veel opdragte voor aanmelding",
-		textTooMuch:        "te veel gestuur voor aanmelding",
 		textNeedTLS:        "stuur eers STLS: sonder TLS kan niks anders nie",
 		textTLSOn:          "TLS is reeds aan",
 		textBeginTLS:       "begin TLS",
@@ -86,5 +84,7 @@ var afrikaans = language{
 		maildrop.ReasonFullNetwork:    "te veel verbindings vanuit u netwerk; sluit 'n paar, of probeer oor 'n minuut weer",
 		maildrop.ReasonSessions:       "te veel sessies met hierdie posbus; sluit 'n paar, of probeer oor 'n minuut weer",
 		maildrop.ReasonSlowDown:       "te veel verkeerde wagwoorde vanuit u netwerk, probeer asseblief oor {wait} weer",
+		maildrop.ReasonLines:          "te veel opdragte voor aanmelding; gaan asseblief u posprogram na",
+		maildrop.ReasonOctets:         "te veel gestuur voor aanmelding; gaan asseblief u posprogram na",
 	},
 }

@@ -45,6 +45,7 @@ type conn struct {
 	raw      net.Conn  // TCP
 	below    *stream   // the same, as TLS reads it
 	tls      *tls.Conn // on it; nil: not yet
+	failure  error     // the handshake's
 	clear    bool      // it began without TLS
 	id       string
 	remote   netip.Addr
@@ -77,6 +78,7 @@ func (c *conn) serve(ctx context.Context) {
 	defer c.enterPhase("")
 	c.below = &stream{Conn: c.raw}
 	if !c.clear && c.handshake(ctx) != nil {
+		c.reportFailure()
 		return
 	}
 	c.until = c.server.config.Limits.until(c.started)

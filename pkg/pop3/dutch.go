@@ -20,8 +20,6 @@ var dutch = language{
 		textUTF8Late:     "UTF8 moet vóór de eerste blik in de postbus komen",
 
 		textStranger:       "dit is een POP3-server",
-		textFlood:          "te veel opdrachten vóór het aanmelden",
-		textTooMuch:        "te veel verstuurd vóór het aanmelden",
 		textNeedTLS:        "stuur eerst STLS: zonder TLS kan er niets anders",
 		textTLSOn:          "TLS is al aan",
 		textBeginTLS:       "begin met TLS",
@@ -86,5 +84,7 @@ var dutch = language{
 		maildrop.ReasonFullNetwork:    "te veel verbindingen vanuit uw netwerk; sluit er enkele, of probeer het over een minuut opnieuw",
 		maildrop.ReasonSessions:       "te veel sessies met deze mailbox; sluit er enkele, of probeer het over een minuut opnieuw",
 		maildrop.ReasonSlowDown:       "te veel verkeerde wachtwoorden vanuit uw netwerk, probeer het over {wait} opnieuw",
+		maildrop.ReasonLines:          "te veel opdrachten vóór het aanmelden; controleer uw mailprogramma",
+		maildrop.ReasonOctets:         "te veel verstuurd vóór het aanmelden; controleer uw mailprogramma",
 	},
 }

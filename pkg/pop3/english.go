@@ -18,8 +18,6 @@ var english = language{
 		textUTF8Late:     "UTF8 has to come before the first look into the maildrop",
 
 		textStranger:       "this is a POP3 server",
-		textFlood:          "too many commands before login",
-		textTooMuch:        "too much sent before login",
 		textNeedTLS:        "send STLS first: nothing else is possible without TLS",
 		textTLSOn:          "TLS is on already",
 		textBeginTLS:       "begin TLS",

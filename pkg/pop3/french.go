@@ -21,8 +21,6 @@ var french = language{
 		textUTF8Late:     "UTF8 doit précéder le premier accès à la boîte",
 
 		textStranger:       "ceci est un serveur POP3",
-		textFlood:          "trop de commandes avant la connexion de l'utilisateur",
-		textTooMuch:        "trop de données avant la connexion de l'utilisateur",
 		textNeedTLS:        "envoyez d'abord STLS: rien d'autre n'est possible sans TLS",
 		textTLSOn:          "TLS est déjà actif",
 		textBeginTLS:       "commencez TLS",
@@ -87,5 +85,7 @@ var french = language{
 		maildrop.ReasonFullNetwork:    "trop de connexions depuis votre réseau; fermez-en, ou réessayez dans une minute",
 		maildrop.ReasonSessions:       "trop de sessions ouvertes sur cette boîte; fermez-en, ou réessayez dans une minute",
 		maildrop.ReasonSlowDown:       "trop de mots de passe erronés depuis votre réseau, veuillez réessayer dans {wait}",
+		maildrop.ReasonLines:          "trop de commandes avant la connexion de l'utilisateur; veuillez vérifier votre logiciel de messagerie",
+		maildrop.ReasonOctets:         "trop de données avant la connexion de l'utilisateur; veuillez vérifier votre logiciel de messagerie",
 	},
 }

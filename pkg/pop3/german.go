@@ -20,8 +20,6 @@ var german = language{
 		textUTF8Late:     "UTF8 muss vor dem ersten Blick ins Postfach kommen",
 
 		textStranger:       "dies ist ein POP3-Server",
-		textFlood:          "zu viele Befehle vor der Anmeldung",
-		textTooMuch:        "zu viel gesendet vor der Anmeldung",
 		textNeedTLS:        "erst STLS senden: ohne TLS geht sonst nichts",
 		textTLSOn:          "TLS ist schon an",
 		textBeginTLS:       "jetzt TLS",
@@ -86,5 +84,7 @@ var german = language{
 		maildrop.ReasonFullNetwork:    "zu viele Verbindungen aus Ihrem Netz; schließen Sie einige, oder versuchen Sie es in einer Minute wieder",
 		maildrop.ReasonSessions:       "zu viele Sitzungen mit diesem Postfach; schließen Sie einige, oder versuchen Sie es in einer Minute wieder",
 		maildrop.ReasonSlowDown:       "zu viele falsche Passwörter aus Ihrem Netz, bitte in {wait} wieder versuchen",
+		maildrop.ReasonLines:          "zu viele Befehle vor der Anmeldung; bitte prüfen Sie Ihr Mailprogramm",
+		maildrop.ReasonOctets:         "zu viel gesendet vor der Anmeldung; bitte prüfen Sie Ihr Mailprogramm",
 	},
 }

@@ -20,12 +20,14 @@ const (
 type stream struct {
 	net.Conn
 	fin         bool   // the connection itself has ended
+	came        bool   // the client has sent something
 	certificate []byte // what the client was shown, in DER
 }
 
 // Read implements io.Reader.
 func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.Conn.Read(p)
+	s.came = s.came || n > 0
 	s.fin = s.fin || errors.Is(err, io.EOF)
 	return n, err
 }

@@ -187,7 +187,7 @@ func TestBeforeLogin(t *testing.T) {
 			wordy.expect("+OK *")
 		}
 		wordy.say("CAPA" + strings.Repeat(" ", 100) + "\r\n")
-		wordy.expect("-ERR too much sent before login")
+		wordy.expect("-ERR [SYS/PERM] too much sent before login; please check your mail program (octets-before-login)")
 		wordy.expectEnd()
 
 		slow, began := pipe(t, server), time.Now()

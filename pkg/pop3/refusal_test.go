@@ -40,6 +40,12 @@ func everyRefusal() (replies []Step) {
 	say("PASS", (*Session).refused)
 	say("PASS", func(s *Session) Step { return s.TurnAway(maildrop.ReasonFull) })
 	say("PASS", (*Session).Restart)
+	say("PASS", (*Session).TooMuch)
+	say("PASS", func(s *Session) Step {
+		s.protocol.maxLines = 1
+		s.Line(time.Now(), []byte("CAPA"))
+		return s.Line(time.Now(), []byte("CAPA"))
+	})
 	return replies
 }
 

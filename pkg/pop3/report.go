@@ -55,17 +55,22 @@ func (c *conn) report(end End) {
 	c.server.log.LogAttrs(context.Background(), level, "session", attrs...)
 }
 
-// reportConnection is what every session has.
-func (c *conn) reportConnection(end End) []slog.Attr {
-	attrs := []slog.Attr{
+// reportOrigin is what every line has.
+func (c *conn) reportOrigin(end End) []slog.Attr {
+	return []slog.Attr{
 		slog.String("session", c.id),
 		slog.String("remote", c.remote.String()),
 		slog.String("end", string(end)),
 		slog.Float64("seconds", time.Since(c.started).Seconds()),
+	}
+}
+
+// reportConnection is what every session has.
+func (c *conn) reportConnection(end End) []slog.Attr {
+	attrs := append(c.reportOrigin(end),
 		slog.Int("commands", c.commands),
 		slog.Uint64("octets_in", c.in.octets),
-		slog.Uint64("octets_out", c.out.octets),
-	}
+		slog.Uint64("octets_out", c.out.octets))
 	if c.reason != maildrop.ReasonNone {
 		attrs = append(attrs, slog.String("reason", string(c.reason)))
 	}
@@ -75,12 +80,20 @@ func (c *conn) reportConnection(end End) []slog.Attr {
 	if c.paused > 0 {
 		attrs = append(attrs, slog.Float64("delay_seconds", c.paused.Seconds()))
 	}
-	if c.tls == nil {
-		return attrs
+	return append(attrs, c.reportTLS()...)
+}
+
+// reportTLS is what came of the handshake, if there was one.
+func (c *conn) reportTLS() []slog.Attr {
+	switch {
+	case c.failure != nil:
+		return []slog.Attr{slog.String("tls_failure", causeOf(c.failure)), slog.String("tls_error", ascii(c.failure.Error(), failureText))}
+	case c.tls == nil:
+		return nil
 	}
 	state := c.tls.ConnectionState()
-	return append(attrs, slog.String("tls", tls.VersionName(state.Version)),
-		slog.String("cipher", tls.CipherSuiteName(state.CipherSuite)), slog.Bool("resumed", state.DidResume), slog.Bool("stls", c.clear))
+	return []slog.Attr{slog.String("tls", tls.VersionName(state.Version)),
+		slog.String("cipher", tls.CipherSuiteName(state.CipherSuite)), slog.Bool("resumed", state.DidResume), slog.Bool("stls", c.clear)}
 }
 
 // reportLogin is what a session has whose user has logged in, if only by his own word

@@ -87,6 +87,20 @@ var ends = []struct {
 		listening(pipeCleartext(t, s)).tell("STLS", "this is not TLS at all")
 		c.tell("QUIT")
 	}},
+	{EndTLS, nil, func(t *testing.T, _ *box, s *Server, c *talker) { // of each source one line a minute
+		<-c.tell("QUIT").ended
+		for range 3 {
+			raw := pipeRaw(t, s, office)
+			io.WriteString(raw, "this is not TLS at all\r\n")
+			io.Copy(io.Discard, raw)
+		}
+		time.Sleep(failurePeriod)
+		raw := pipeRaw(t, s, office)
+		io.WriteString(raw, "\x16\x03\x01")
+		raw.Close()
+		synctest.Wait()
+		pipeRaw(t, s, office).Close() // who says nothing has none
+	}},
 	{endClient, nil, func(_ *testing.T, _ *box, _ *Server, c *talker) { c.tell(user, right).raw.Close() }},
 	{endIdle, nil, func(_ *testing.T, _ *box, _ *Server, c *talker) { <-c.tell(user, right).ended }},
 	{endLogin, func(l *Limits) { l.Login = 30 * time.Second }, func(_ *testing.T, _ *box, _ *Server, c *talker) { <-c.ended }},

@@ -101,6 +101,7 @@ type Server struct {
 	log      *slog.Logger
 	metrics  *metrics
 	gate     *throttle.Gate
+	failures failures
 
 	records  sync.Pool       // *[recordSize]byte, for the sessions that have something to say
 	hard     context.Context //nolint:containedctx // the server's own: of calls that outlive a hang-up

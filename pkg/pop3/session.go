@@ -271,7 +271,7 @@ func (s *Session) TurnAway(reason maildrop.Reason) Step {
 func (s *Session) TooMuch() Step {
 	s.begin(s.now)
 	s.call = call{command: s.protocol.other}
-	return s.end(s.err(textTooMuch), EndFlood)
+	return s.end(s.refuse(maildrop.ReasonOctets, "", 0), EndFlood)
 }
 
 // Result takes what came of the latest Step's request.
@@ -325,7 +325,7 @@ func (s *Session) stranger(line []byte) (Step, bool) {
 		}
 	}
 	if limit := s.protocol.maxLines; limit > 0 && s.lines > limit {
-		return s.end(s.err(textFlood), EndFlood), true
+		return s.end(s.refuse(maildrop.ReasonLines, "", 0), EndFlood), true
 	}
 	return Step{}, false
 }

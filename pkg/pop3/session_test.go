@@ -131,8 +131,8 @@ func TestStrangersLines(t *testing.T) {
 		}
 		d.line([]byte("CAPA"))
 	}
-	if d.end != EndFlood {
-		t.Error(d.end)
+	if d.end != EndFlood || !strings.HasSuffix(d.sent.String(), "\r\n-ERR [SYS/PERM] too many commands before login; please check your mail program (lines-before-login)\r\n") {
+		t.Errorf("%s, %q", d.end, d.sent.String())
 	}
 	d = newDriver(newBox("five"))
 	d.line([]byte("AUTH PLAIN AGFsaWNlQGV4YW1wbGUuY29tAHNlY3JldA=="))

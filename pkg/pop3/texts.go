@@ -29,8 +29,6 @@ const (
 
 	// Of AUTHORIZATION.
 	textStranger
-	textFlood
-	textTooMuch
 	textNeedTLS
 	textTLSOn
 	textBeginTLS

@@ -44,7 +44,7 @@ func (c *conn) handshake(ctx context.Context) error {
 	t := tls.Server(c.below, c.server.config.TLS)
 	if err := t.HandshakeContext(ctx); err != nil {
 		c.server.metrics.handshakeFailed(err)
-		c.server.log.Debug("no TLS", "session", c.id, "remote", c.raw.RemoteAddr().String(), "err", err)
+		c.failure = err
 		return err
 	}
 	state := t.ConnectionState()
