@@ -20,7 +20,7 @@ run: build ## start five regions on this machine, with mail in them (ARGS="--bas
 
 # With POSTERN_TOOLS=required a tool that is missing fails a test instead of skipping it.
 .PHONY: test
-test: $(TOOLS)/versitygw ## everything that needs only Go: units, scripts, contracts, a cluster of real processes
+test: $(TOOLS)/versitygw ## everything that needs only Go, curl and openssl: units, scripts, contracts, a cluster of real processes
 	POSTERN_TOOLS=required $(GO) test ./...
 
 .PHONY: race

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/postern-pop/postern/pkg/maildrop"
 	"github.com/postern-pop/postern/pkg/policy"
 	posternv1 "github.com/postern-pop/postern/proto/postern/v1"
 )
@@ -103,7 +104,8 @@ func (v accountView) write(w io.Writer) {
 	row(w, "continuity package", yesNo(v.Continuity))
 	row(w, "legacy POP until", v.legacy())
 	row(w, "networks", v.network())
-	row(w, "lock-out", fmt.Sprintf("after %d wrong passwords in %d minutes, for %d minutes", v.Lockout.Tries, v.Lockout.Minutes, v.Lockout.Minutes))
+	minutes := maildrop.Counted(int(v.Lockout.Minutes), "minute")
+	row(w, "lock-out", fmt.Sprintf("after %s in %s, for %s", maildrop.Counted(int(v.Lockout.Tries), "wrong password"), minutes, minutes))
 	row(w, "login delay", v.loginDelay())
 	if len(v.Events) > 0 {
 		fmt.Fprintln(w)

@@ -43,6 +43,7 @@ func TestFronts(t *testing.T) {
 	t.Run("PROXY", func(t *testing.T) { second.behindProxies(t) })
 	t.Run("STLS", func(t *testing.T) { second.stls(t) })
 	t.Run("certificates", func(t *testing.T) { second.certificates(t) })
+	t.Run("limits", func(t *testing.T) { second.together(t) })
 	t.Run("metrics", func(t *testing.T) { second.metrics(t) })
 	second.stop()
 	d.stop()
@@ -359,7 +360,10 @@ func (f *secondFront) curlBySTLS(t *testing.T, address string, user demoUser) {
 	t.Helper()
 	curl, err := exec.LookPath("curl")
 	if err != nil {
-		t.Log("no curl")
+		if os.Getenv("POSTERN_TOOLS") == "required" {
+			t.Fatal("no curl here, so no client that people use tries STLS: install curl")
+		}
+		t.Log("NOT TESTED: no curl")
 		return
 	}
 	host, port, err := net.SplitHostPort(address)

@@ -28,10 +28,12 @@ type Exchange interface {
 // membership ends. It is called once at most.
 func (m *Member) Share(e Exchange) {
 	m.exchange.Store(&e)
-	m.tasks.Go(func() { m.tell(m.life, e) })
+	m.tasks.Go(func() { tell(m.life, e, m.send) })
 }
 
-func (m *Member) tell(ctx context.Context, e Exchange) {
+// tell sends what there is to be told, until ctx ends. Nothing waits for longer than
+// exchangeInterval.
+func tell(ctx context.Context, e Exchange, send func(packets [][]byte)) {
 	tick := time.NewTicker(exchangeInterval)
 	defer tick.Stop()
 	for {
@@ -41,7 +43,7 @@ func (m *Member) tell(ctx context.Context, e Exchange) {
 		case <-tick.C:
 		}
 		if packets := e.Say(); len(packets) > 0 {
-			m.send(packets)
+			send(packets)
 		}
 	}
 }

@@ -68,7 +68,7 @@ func (s *Server) Serve(l net.Listener) error {
 			return &maildrop.Error{Op: "lmtp.serve", Kind: maildrop.Internal, Err: err}
 		default:
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			s.config.Log.Warn("accept failed", "err", err, "again_in", pause)
+			s.config.Log.Warn("accept failed", "err", err, "again_in_seconds", pause.Seconds())
 			s.wait(pause)
 		}
 	}

@@ -184,3 +184,11 @@ func TestClasses(t *testing.T) {
 		}
 	}
 }
+
+func TestCounted(t *testing.T) {
+	for n, want := range map[int]string{0: "0 minutes", 1: "1 minute", 15: "15 minutes"} {
+		if got := Counted(n, "minute"); got != want {
+			t.Errorf("%d: %q", n, got)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package maildrop
 import (
 	"context"
 	"net/netip"
+	"strconv"
 	"time"
 )
 
@@ -62,4 +63,12 @@ type Helpdesk interface {
 	// Unlock ends an address's lock-out, and says whether there was one. Wrong passwords
 	// are counted anew. Alias, when the address is one.
 	Unlock(ctx context.Context, address Address) (was bool, err error)
+}
+
+// Counted is a number with its English noun: "1 minute", "15 minutes".
+func Counted(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return strconv.Itoa(n) + " " + noun
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/postern-pop/postern/pkg/maildrop"
@@ -87,10 +88,10 @@ func explainNetworks(account policy.Account, remote netip.Addr) maildrop.Finding
 func explainLockout(account policy.Account, wrong int, left time.Duration) maildrop.Finding {
 	tries, window := account.Lockout()
 	f := maildrop.Finding{Subject: "lockout", Value: "none"}
-	f.Words = fmt.Sprintf("%d of %d wrong passwords in the last %.0f minutes", wrong, tries, window.Minutes())
+	f.Words = fmt.Sprintf("%d of %s in the last %s", wrong, maildrop.Counted(tries, "wrong password"), strings.TrimPrefix(maildrop.Counted(int(window.Minutes()), "minute"), "1 "))
 	if left > 0 {
 		f.Value, f.Reason = "locked-out", maildrop.ReasonLockout
-		f.Words = fmt.Sprintf("locked out after %d wrong passwords, for %s more", tries, left.Round(time.Second))
+		f.Words = fmt.Sprintf("locked out after %s, for %s more", maildrop.Counted(tries, "wrong password"), left.Round(time.Second))
 	}
 	return f
 }

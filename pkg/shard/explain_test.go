@@ -106,3 +106,14 @@ func TestExplainSaysWhatOpenDoes(t *testing.T) {
 }
 
 func nearly(a, b time.Duration) bool { return (a - b).Abs() < time.Minute }
+
+// TestExplainLockout: an account with a window of one minute reads as one.
+func TestExplainLockout(t *testing.T) {
+	a := policy.Account{LockoutTries: 3, LockoutMinutes: 1}
+	if got := explainLockout(a, 1, 0).Words; got != "1 of 3 wrong passwords in the last minute" {
+		t.Error(got)
+	}
+	if got := explainLockout(a, 3, 40*time.Second).Words; got != "locked out after 3 wrong passwords, for 40s more" {
+		t.Error(got)
+	}
+}

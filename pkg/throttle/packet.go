@@ -36,14 +36,16 @@ const (
 func (t *Table) Say(now time.Time) (packets [][]byte) {
 	t.tellEverything(now)
 	w := &writer{table: t}
+	told := make(map[Source]struct{}) // now: twice at once is as easily lost as once
 	for _, fresh := range []bool{true, false} {
 		for s, times := range t.news {
-			if fresh != (times > 1) {
+			if _, already := told[s]; already || fresh != (times > 1) {
 				continue
 			}
 			if !w.entry(now, s) {
 				return w.packets
 			}
+			told[s] = struct{}{}
 			if t.news[s]--; t.news[s] <= 0 {
 				delete(t.news, s)
 			}

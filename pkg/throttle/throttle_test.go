@@ -373,3 +373,50 @@ func FuzzHear(f *testing.F) {
 		table.Say(start)
 	})
 }
+
+// TestToldInTime: fronts that speak four times a second, as package gossip has them do, know
+// within two seconds of a thousand guessing sources, although of three datagrams two get lost.
+func TestToldInTime(t *testing.T) {
+	const sources, tick, limit = 1000, 250 * time.Millisecond, 2 * time.Second
+	synctest.Test(t, func(t *testing.T) {
+		a, b := NewGate(usual), NewGate(usual)
+		address := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }
+		for i := range sources {
+			for guess := range usual.Free + 1 {
+				a.Failed(address(i), "anna", string(rune('a'+guess)))
+			}
+			a.Connect(address(i))
+			a.Connect(address(i))
+		}
+		waiting := func() (n int) {
+			for i := range sources {
+				if b.Delay(address(i), "ben") > 0 {
+					n++
+				}
+			}
+			return n
+		}
+		began := time.Now()
+		for said := 1; waiting() < sources; said++ {
+			if time.Since(began) > limit {
+				t.Fatalf("after %v %d of %d sources are known", limit, waiting(), sources)
+			}
+			time.Sleep(tick)
+			for _, packet := range a.Say() {
+				if said%3 == 0 {
+					b.Hear(packet)
+				}
+			}
+		}
+		t.Logf("known after %v", time.Since(began))
+		for i := range sources {
+			opened := 2
+			for b.Connect(address(i)) {
+				opened++
+			}
+			if opened != usual.PerIP {
+				t.Fatalf("%d connections of one address, want %d", opened, usual.PerIP)
+			}
+		}
+	})
+}
