@@ -2,6 +2,7 @@ package rpc_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"syscall"
 	"testing"
@@ -65,6 +66,25 @@ func BenchmarkDeliver(b *testing.B) {
 	for b.Loop() {
 		if err := c.Deliver(b.Context(), maildrop.Envelope{To: anna}, message); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkList is a listing of 50,000 messages over the network.
+func BenchmarkList(b *testing.B) {
+	entries := make([]maildrop.Entry, 50_000)
+	for i := range entries {
+		entries[i] = maildrop.Entry{UID: maildrop.UID(fmt.Sprintf("unique-id-of-%011d", i)), Size: uint64(1000 + i)}
+	}
+	c := connect(b, &script{drop: func(maildrop.Info, []byte) maildrop.Drop {
+		return &scriptDrop{list: func(context.Context) ([]maildrop.Entry, error) { return entries, nil }}
+	}})
+	b.ReportAllocs()
+	cpu(b)
+	for b.Loop() {
+		drop, _ := c.Resume(b.Context(), maildrop.Info{Address: anna, Count: len(entries)}, nil)
+		if got, err := drop.List(b.Context()); err != nil || len(got) != len(entries) {
+			b.Fatal(len(got), err)
 		}
 	}
 }

@@ -55,29 +55,32 @@ func (s *state) sum(snap snapshot) (count int, octets uint64) {
 }
 
 // list is the snapshot's listing. Its unique-ids are parts of one string: a
-// maildrop of 50,000 messages is listed with four allocations.
+// maildrop of 50,000 messages is listed with four allocations, and looked through once.
 func (s *state) list(snap snapshot) []maildrop.Entry {
-	count, _ := s.sum(snap)
-	entries := make([]maildrop.Entry, 0, count)
-	text := make([]byte, 0, count*mintedLength)
-	ends := make([]uint32, 0, count)
-	s.each(snap, func(m *message) {
-		if m.flags&flagImported == 0 {
-			text = s.appendMinted(text, m.position)
-			ends = append(ends, uint32(len(text)))
-		}
-	})
-	all, begin := string(text), uint32(0)
+	box := s.box(snap.address)
+	if box == nil {
+		return nil
+	}
+	entries := make([]maildrop.Entry, 0, len(box.messages))
+	text := make([]byte, 0, len(box.messages)*mintedLength)
+	ends := make([]uint32, 0, len(box.messages))
 	s.each(snap, func(m *message) {
 		e := maildrop.Entry{Size: uint64(m.size)}
 		if m.flags&flagImported != 0 {
 			e.UID = s.uids[m.position]
 		} else {
-			e.UID = maildrop.UID(all[begin:ends[0]])
-			begin, ends = ends[0], ends[1:]
+			text = s.appendMinted(text, m.position)
+			ends = append(ends, uint32(len(text)))
 		}
 		entries = append(entries, e)
 	})
+	all, begin := string(text), uint32(0)
+	for i := range entries {
+		if entries[i].UID == "" {
+			entries[i].UID = maildrop.UID(all[begin:ends[0]])
+			begin, ends = ends[0], ends[1:]
+		}
+	}
 	return entries
 }
 
