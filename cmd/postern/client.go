@@ -189,7 +189,7 @@ func (c *contextConfig) gatewayOf(ctx context.Context, transport *tls.Config, re
 		}
 		failed = append(failed, fmt.Sprintf("%s: %v", server, err))
 	}
-	return "", errors.New("no server that would do can be reached, nothing was asked:\n  " + strings.Join(failed, "\n  "))
+	return "", errors.New("no server can be reached, nothing was asked:\n  " + strings.Join(failed, "\n  "))
 }
 
 // identityAt is whom we reach at an address.

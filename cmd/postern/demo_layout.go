@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,11 +78,12 @@ func localStorage(data string, region config.Name) config.Storage {
 }
 
 // layOut decides on ports and places. A base of 0 means the default ports. nodes is how
-// many mailbox nodes each region has.
+// many mailbox nodes each region has; 0: 2.
 func layOut(dir string, base, nodes int, regions []config.Region) (*demoLayout, error) {
 	if len(regions) > maxRegions {
 		return nil, fmt.Errorf("the demo has room for %d regions, there are %d", maxRegions, len(regions))
 	}
+	nodes = cmp.Or(nodes, 2)
 	// etcd has a port, a region its gateway's, an intake and a front two, a node three.
 	if most := ((portsUsed-otherOffset-1)/max(1, len(regions)) - 5) / 3; nodes < 1 || nodes > most {
 		return nil, fmt.Errorf("--nodes %d: expected 1 to %d, for %d regions", nodes, most, len(regions))
