@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,9 +11,20 @@ import (
 )
 
 // news is an Exchange with something to say from time to time.
-type news struct{ said []time.Time }
+type news struct {
+	mu   sync.Mutex
+	said []time.Time
+}
+
+func (n *news) happens() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.said = append(n.said, time.Now())
+}
 
 func (n *news) Say() (packets [][]byte) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	for _, at := range n.said {
 		packets = append(packets, []byte(at.Format(time.RFC3339Nano)))
 	}
@@ -41,7 +53,7 @@ func TestTellWithin(t *testing.T) {
 		const times = 1000
 		for range times {
 			time.Sleep(37 * time.Millisecond)
-			n.said = append(n.said, time.Now())
+			n.happens()
 			synctest.Wait()
 		}
 		time.Sleep(exchangeInterval)
