@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -53,6 +54,7 @@ func TestWithoutEtcd(t *testing.T) {
 	for _, process := range region.Processes {
 		if process.Role == "front" {
 			syscall.Kill(process.PID, syscall.SIGKILL)
+			d.awaitEnd(process.PID)
 		}
 	}
 	front := d.startRole("front", "eu", "front-1")
@@ -113,6 +115,21 @@ func (r *running) startRole(role, region, name string) *exec.Cmd {
 		if time.Now().After(until) {
 			text, _ := os.ReadFile(log.Name())
 			r.t.Fatalf("%s isn't ready: %v\n%s", name, err, text[max(0, len(text)-4000):])
+		}
+	}
+}
+
+// awaitEnd waits until a killed process has let go of its ports; its parent may not
+// have noticed.
+func (r *running) awaitEnd(pid int) {
+	r.t.Helper()
+	for until := time.Now().Add(stopWithin); ; sleep(r.t.Context(), 10*time.Millisecond) {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if _, rest, _ := strings.Cut(string(text), ") "); err != nil || strings.HasPrefix(rest, "Z") {
+			return
+		}
+		if time.Now().After(until) {
+			r.t.Fatalf("process %d was killed and is there", pid)
 		}
 	}
 }

@@ -90,6 +90,21 @@ func (d *realDovecot) put(name, message string) {
 	d.own(file)
 }
 
+// numberOf is the number that Dovecot has given to a file; 0: none yet. It looks at a
+// folder again only when that has changed by its clock's second.
+func (d *realDovecot) numberOf(name string) (number int) {
+	d.t.Helper()
+	list, err := os.ReadFile(filepath.Join(d.dir, "Maildir", "dovecot-uidlist"))
+	noError(d.t, err)
+	for line := range strings.Lines(string(list)) {
+		if strings.HasSuffix(strings.TrimSpace(line), ":"+name) {
+			_, err := fmt.Sscan(line, &number)
+			noError(d.t, err)
+		}
+	}
+	return number
+}
+
 // session is the unique-ids and the messages that Dovecot serves.
 func (d *realDovecot) session() (uids []string, messages []string) {
 	d.t.Helper()
@@ -185,7 +200,10 @@ func TestImportFromDovecot(t *testing.T) {
 		}
 	}
 	old.deliver("Subject: later\n\n")
-	uids, _ = old.session() // Dovecot doesn't show the trashed one either
+	uids, _ = old.session()
+	if trashed := old.numberOf("1700000001.M1P2.old"); trashed != 0 { // Dovecot has noticed it, and shows it
+		uids = slices.DeleteFunc(uids, func(uid string) bool { return strings.HasPrefix(uid, fmt.Sprintf("%08x", trashed)) })
+	}
 	var report importReport
 	at.operate(&report, "import", "--maildir", filepath.Join(old.dir, "Maildir"), "zoe@shop.example")
 	if got, _ := at.maildrop(); !slices.Equal(got, uids) {
