@@ -130,7 +130,7 @@ func TestProblems(t *testing.T) {
 		},
 		"null": {
 			swap("  key_file: gossip.key", "  key_file:"),
-			`:20: gossip.key_file: found nothing, expected the path of a file with 16, 24 or 32 octets in base64`,
+			`:20: gossip.key_file: found nothing, expected the path of a file of keys, one a line, the first in use: 16, 24 or 32 octets in base64`,
 		},
 		"list item": {
 			swap(`regional:
