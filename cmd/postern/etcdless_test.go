@@ -58,17 +58,16 @@ func TestWithoutEtcd(t *testing.T) {
 	for _, process := range region.Processes {
 		if process.Role == "front" {
 			syscall.Kill(process.PID, syscall.SIGKILL)
-			d.awaitEnd(process.PID)
 		}
 	}
-	front := d.startRole("front", "eu", "front-1")
+	front := d.startFront("eu", "front-1")
 	serves("after a start from the disk")
 	front.Process.Kill()
 	front.Wait()
 	if err := os.RemoveAll(state); err != nil {
 		t.Fatal(err)
 	}
-	d.startRole("front", "eu", "front-1")
+	d.startFront("eu", "front-1")
 	serves("after a start from the neighbours")
 
 	d.cmd.Process.Signal(syscall.SIGCONT)
@@ -88,9 +87,9 @@ func TestWithoutEtcd(t *testing.T) {
 	}
 }
 
-// startRole starts a process of the demo's in its place, and waits until it is
+// startFront starts a front of the demo's in its place, and waits until it is
 // ready. It ends with the test.
-func (r *running) startRole(role, region, name string) *exec.Cmd {
+func (r *running) startFront(region, name string) *exec.Cmd {
 	r.t.Helper()
 	file := filepath.Join(r.dir, region, name+".yaml")
 	cfg, err := config.Load(file)
@@ -102,7 +101,8 @@ func (r *running) startRole(role, region, name string) *exec.Cmd {
 		r.t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(binary, role, "--config", file)
+	r.awaitPorts(cfg)
+	cmd := exec.Command(binary, "front", "--config", file)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		r.t.Fatal(err)
@@ -119,21 +119,6 @@ func (r *running) startRole(role, region, name string) *exec.Cmd {
 		if time.Now().After(until) {
 			text, _ := os.ReadFile(log.Name())
 			r.t.Fatalf("%s isn't ready: %v\n%s", name, err, text[max(0, len(text)-4000):])
-		}
-	}
-}
-
-// awaitEnd waits until a killed process has let go of its ports; its parent may not
-// have noticed.
-func (r *running) awaitEnd(pid int) {
-	r.t.Helper()
-	for until := time.Now().Add(stopWithin); ; sleep(r.t.Context(), 10*time.Millisecond) {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if _, rest, _ := strings.Cut(string(text), ") "); err != nil || strings.HasPrefix(rest, "Z") {
-			return
-		}
-		if time.Now().After(until) {
-			r.t.Fatalf("process %d was killed and is there", pid)
 		}
 	}
 }
@@ -158,6 +143,23 @@ func (r *running) kept(state string) {
 		}
 		if time.Now().After(until) {
 			r.t.Fatalf("not kept: %v, %v", owners, err)
+		}
+	}
+}
+
+// awaitPorts waits until a process that was killed has let go of its ports: the kernel
+// does so some time after the signal.
+func (r *running) awaitPorts(cfg *config.Process) {
+	r.t.Helper()
+	all := []listener{{address: cfg.HTTP.Listen}, {address: cfg.Gossip.Bind, udp: true},
+		{address: cfg.Front.POP3S.Listen}, {address: cfg.Front.Gateway.Listen}}
+	for until := time.Now().Add(startWithin); len(all) > 0; sleep(r.t.Context(), 10*time.Millisecond) {
+		free, err := all[0].free(r.t.Context())
+		if err != nil || time.Now().After(until) {
+			r.t.Fatalf("%s isn't free: %v", all[0].address, err)
+		}
+		if free {
+			all = all[1:]
 		}
 	}
 }

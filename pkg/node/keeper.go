@@ -155,8 +155,8 @@ func (k *keeper) take(ctx context.Context, s *slot, action placement.Action) {
 	began := time.Now()
 	shard, err := k.acquire(ctx, s, action.Claim)
 	if err != nil {
+		k.took(ctx, action, began, s, err) // before the slot is free: a look in between would try again at once
 		k.holdings.end(s, placement.Claim{})
-		k.took(ctx, action, began, s, err)
 		return
 	}
 	if !k.holdings.serve(s, shard) {
