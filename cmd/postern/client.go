@@ -218,7 +218,7 @@ func inWords(server string, err error) error {
 		return fmt.Errorf("%s did not answer, so it is not known whether the change was made; look, then try again (%w)", server, cause)
 	case maildrop.Canceled:
 		return fmt.Errorf("%s did not answer in time; nothing was changed, try again (%w)", server, cause)
-	case maildrop.Transient, maildrop.Busy:
+	case maildrop.Transient, maildrop.Busy, maildrop.ReadOnly:
 		return fmt.Errorf("%s cannot answer now; nothing was changed, try again (%w)", server, cause)
 	}
 	return fmt.Errorf("%s refused: %w; does the certificate name an operator?", server, cause)

@@ -230,6 +230,7 @@ func worded(op, what string, err error) error {
 		maildrop.Transient: " cannot be reached; nothing was changed, try again",
 		maildrop.Maybe:     " did not answer, so it is not known whether the change was made; look, then try again",
 		maildrop.Full:      " has no room left",
+		maildrop.ReadOnly:  " is on a store that is read-only; nothing was changed: see the node's log",
 		maildrop.Corrupt:   " is damaged",
 		maildrop.NotFound:  " does not exist",
 		maildrop.Canceled:  " did not answer in time",

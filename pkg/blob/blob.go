@@ -39,6 +39,10 @@ var (
 	ErrCorrupt = errors.New("damaged")
 	// ErrFull says that the store has no room.
 	ErrFull = errors.New("store full")
+	// ErrReadOnly says that the store takes nothing in until somebody acts: that
+	// repeating a Create soon is no use. It says why, and comes with ErrMaybe where the
+	// outcome is unknown.
+	ErrReadOnly = errors.New("store read-only")
 	// ErrThrottled says that the store asks for fewer requests. It says why, and
 	// comes with ErrMaybe where the outcome is unknown.
 	ErrThrottled = errors.New("store asks to slow down")

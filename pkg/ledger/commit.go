@@ -55,13 +55,19 @@ func (f files) commit(ctx context.Context, key string, object []byte, head int, 
 			return last
 		case errors.Is(last, blob.ErrMaybe):
 			inDoubt = true
-		case errors.Is(last, blob.ErrFull) && !inDoubt:
+		case hopeless(last) && !inDoubt:
 			return last
 		}
 		if ended := r.wait(ctx, giveUp, log, "object not written, trying again", key, last); ended != nil {
 			return outcome(inDoubt, last, ended)
 		}
 	}
+}
+
+// hopeless reports whether repeating a create that certainly did nothing is of no use
+// within the seconds that an append has. What is in doubt is repeated all the same.
+func hopeless(err error) bool {
+	return errors.Is(err, blob.ErrFull) || errors.Is(err, blob.ErrReadOnly)
 }
 
 // outcome is the error of a commit that was given up.

@@ -21,6 +21,7 @@ func TestAppendOutcomes(t *testing.T) {
 	unsent := fault{Before: blob.ErrMaybe} // not done, and nobody knows
 	down := fault{Before: blobtest.ErrInjected}
 	full := fault{Before: blob.ErrFull}
+	readOnly := fault{Before: blob.ErrReadOnly}
 	itself := fault{After: blob.ErrExists} // done, and repeated by the client library
 	fine := fault{}
 	for _, c := range []struct {
@@ -42,6 +43,11 @@ func TestAppendOutcomes(t *testing.T) {
 		{"down", []fault{down}, blobtest.ErrInjected, maildrop.Transient, false, true},
 		{"full", []fault{full}, blob.ErrFull, maildrop.Full, false, true},
 		{"down, then full", []fault{down, full}, blob.ErrFull, maildrop.Full, false, true},
+		{"read-only", []fault{readOnly}, blob.ErrReadOnly, maildrop.ReadOnly, false, true},
+		{"down, then read-only", []fault{down, readOnly}, blob.ErrReadOnly, maildrop.ReadOnly, false, true},
+		{"lost, then read-only", []fault{lost, readOnly}, ErrBroken, maildrop.Maybe, true, false},
+		{"lost, read-only, then fine", []fault{lost, readOnly, readOnly, fine}, nil, 0, true, true},
+		{"lost by a store gone read-only", []fault{{After: errors.Join(blob.ErrMaybe, blob.ErrReadOnly)}, readOnly}, ErrBroken, maildrop.Maybe, true, false},
 		{"slow", []fault{{Delay: time.Hour}}, context.DeadlineExceeded, maildrop.Canceled, false, true},
 		{"lost, then full", []fault{lost, full}, ErrBroken, maildrop.Maybe, true, false},
 		{"lost, then down", []fault{lost, down}, ErrBroken, maildrop.Maybe, true, false},
@@ -152,6 +158,7 @@ func TestOpenOutcomes(t *testing.T) {
 		{"read", onOp(blobtest.OpRead, fault{Before: blobtest.ErrInjected}), maildrop.Transient, blobtest.ErrInjected},
 		{"full", onOp(blobtest.OpCreate, fault{Before: blob.ErrFull}), maildrop.Full, blob.ErrFull},
 		{"down", onOp(blobtest.OpCreate, fault{Before: blobtest.ErrInjected}), maildrop.Transient, blobtest.ErrInjected},
+		{"read-only", onOp(blobtest.OpCreate, fault{Before: blob.ErrReadOnly}), maildrop.ReadOnly, blob.ErrReadOnly},
 		{"maybe", onOp(blobtest.OpCreate, fault{Before: blob.ErrMaybe}), maildrop.Maybe, blob.ErrMaybe},
 	} {
 		t.Run(c.name, func(t *testing.T) {

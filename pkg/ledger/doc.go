@@ -184,6 +184,10 @@
 //     the ledger usable, since the Store promised that nothing was written. Refused:
 //     broken in this case too, which would make a take-over of every shard out of
 //     a minute's trouble of the store.
+//   - 2026-11-25: a store that is full or read-only is taken at its word at the first
+//     clean refusal, in a kind of its own that nobody repeats. Refused: to go on until the
+//     context ends, for senders waited 20 s to hear what was known at once. A create that
+//     is in doubt is repeated until its time is up, whatever the store says meanwhile.
 //   - 2026-11-23: a commit that finds its sequence taken and then nothing there
 //     to read is broken for good and doesn't create again. Somebody has deleted what
 //     a checkpoint covers, and an object there would be read by nobody.

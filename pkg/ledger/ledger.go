@@ -120,6 +120,8 @@ func kindOf(err error) maildrop.Kind {
 	switch {
 	case errors.Is(err, blob.ErrFull):
 		return maildrop.Full
+	case errors.Is(err, blob.ErrReadOnly):
+		return maildrop.ReadOnly
 	case errors.Is(err, ErrCorrupt):
 		return maildrop.Corrupt
 	case errors.Is(err, ErrFenced):

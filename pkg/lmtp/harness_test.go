@@ -48,7 +48,7 @@ func fault(a maildrop.Address, prefix string) error {
 	if !ok {
 		return nil
 	}
-	for k := maildrop.Internal; k <= maildrop.Invalid; k++ {
+	for k := maildrop.Internal; int(k) < maildrop.Kinds; k++ {
 		if k.String() == name {
 			e := &maildrop.Error{Op: "test", Kind: k, Err: errors.New("an internal name")}
 			if k == maildrop.Denied {

@@ -130,6 +130,8 @@ func refusal(err error) reply {
 		r = reply{code: 452, enhanced: "4.3.1", text: "Too much to do now; try again later"}
 	case maildrop.Full:
 		r = reply{code: 452, enhanced: "4.3.1", text: "Mail store full; try again later"}
+	case maildrop.ReadOnly:
+		r.text = "Mail store is read-only now; try again later"
 	case maildrop.Maybe:
 		return reply{code: 451, enhanced: "4.4.2", text: "Connection to the mail store lost before it confirmed; try again"}
 	case maildrop.NotOwner:

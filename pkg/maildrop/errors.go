@@ -39,12 +39,18 @@ const (
 	// Invalid: the call makes no sense (a UID that isn't in the snapshot, a token
 	// that isn't ours or is too old). Don't repeat.
 	Invalid
+	// ReadOnly: the store takes nothing in until somebody acts. Nothing happened;
+	// what is stored can be read. Repeat later, and not at once.
+	ReadOnly
 )
+
+// Kinds is how many kinds there are, numbered from 0.
+const Kinds = int(ReadOnly) + 1
 
 var kindNames = [...]string{
 	Internal: "internal", Busy: "busy", NotOwner: "not_owner", Transient: "transient",
 	Maybe: "maybe", NotFound: "not_found", Denied: "denied", Full: "full",
-	Corrupt: "corrupt", Alias: "alias", Canceled: "canceled", Invalid: "invalid",
+	Corrupt: "corrupt", Alias: "alias", Canceled: "canceled", Invalid: "invalid", ReadOnly: "read_only",
 }
 
 // String is the kind's name in logs and metrics.

@@ -306,8 +306,8 @@ type Deliverer interface {
 	Accept(ctx context.Context, to Recipient) error
 
 	// Deliver stores the message and returns nil when it is durable. Errors are
-	// those of Accept and Full, Busy, Transient, and Maybe when it is not known
-	// whether the message was stored; then it may be repeated with the same ID.
+	// those of Accept and Full, ReadOnly, Busy, Transient, and Maybe when it is not
+	// known whether the message was stored; then it may be repeated with the same ID.
 	Deliver(ctx context.Context, envelope Envelope, body Body) error
 }
 

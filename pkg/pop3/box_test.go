@@ -206,7 +206,7 @@ func (b *box) fault(text string) {
 			return
 		}
 		e := &maildrop.Error{Op: "box", Err: errors.New("disk on fire at 10.0.0.7")}
-		for k := maildrop.Internal; k <= maildrop.Invalid; k++ {
+		for k := maildrop.Internal; int(k) < maildrop.Kinds; k++ {
 			if k.String() == f[1] {
 				e.Kind = k
 			}

@@ -29,7 +29,7 @@ func everyRefusal() (replies []Step) {
 	}
 	for _, verb := range []string{"NOOP", "QUIT"} {
 		for op := OpOpen; op <= OpRemove; op++ {
-			for kind := maildrop.Internal; kind <= maildrop.Invalid; kind++ {
+			for kind := maildrop.Internal; int(kind) < maildrop.Kinds; kind++ {
 				for _, reason := range reasons {
 					err := &maildrop.Error{Kind: kind, Reason: reason, Text: "caf\u00e9 <x>\r\n" + strings.Repeat("x", 600), Wait: 1 << 62}
 					say(verb, func(s *Session) Step { return s.trouble(op, err) })

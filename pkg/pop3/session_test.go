@@ -271,7 +271,7 @@ func TestLongListing(t *testing.T) {
 // tells nothing of the inside, and only credentials are [AUTH].
 func TestWords(t *testing.T) {
 	for op := OpOpen; op <= OpRemove; op++ {
-		for kind := maildrop.Internal; kind <= maildrop.Invalid; kind++ {
+		for kind := maildrop.Internal; int(kind) < maildrop.Kinds; kind++ {
 			s := NewProtocol("h", "r").Session("REF")
 			s.call = call{command: s.protocol.lookup([]byte("NOOP"))}
 			step := s.trouble(op, &maildrop.Error{

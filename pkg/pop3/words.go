@@ -44,7 +44,7 @@ func reasonOf(err error) maildrop.Reason {
 // was changed: see maildrop.Kind.
 func untouched(kind maildrop.Kind) bool {
 	switch kind {
-	case maildrop.Full, maildrop.Busy, maildrop.NotOwner, maildrop.Transient:
+	case maildrop.Full, maildrop.ReadOnly, maildrop.Busy, maildrop.NotOwner, maildrop.Transient:
 		return true
 	}
 	return false

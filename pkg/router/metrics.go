@@ -89,7 +89,7 @@ func result(err error) string {
 		return "unavailable"
 	case maildrop.Canceled:
 		return "deadline"
-	case maildrop.Internal, maildrop.Busy, maildrop.Full, maildrop.Corrupt:
+	case maildrop.Internal, maildrop.Busy, maildrop.Full, maildrop.ReadOnly, maildrop.Corrupt:
 	}
 	return "error"
 }

@@ -19,7 +19,7 @@ func codeOf(k maildrop.Kind) codes.Code {
 		return codes.ResourceExhausted
 	case maildrop.NotOwner, maildrop.Alias:
 		return codes.FailedPrecondition
-	case maildrop.Transient:
+	case maildrop.Transient, maildrop.ReadOnly:
 		return codes.Unavailable
 	case maildrop.Maybe:
 		return codes.Unknown
@@ -101,7 +101,7 @@ func FromStatus(op string, err error, changes bool) error {
 
 func errorOf(op string, f *posternv1.Fault) error {
 	kind := maildrop.Kind(f.GetKind())
-	if f.GetKind() > uint32(maildrop.Invalid) {
+	if f.GetKind() >= uint32(maildrop.Kinds) {
 		kind = maildrop.Internal // of a later version of the service
 	}
 	return &maildrop.Error{

@@ -21,7 +21,7 @@ type meter struct {
 }
 
 type methodMeter struct {
-	kinds    [maildrop.Invalid + 1]prometheus.Counter
+	kinds    [maildrop.Kinds]prometheus.Counter
 	ok       prometheus.Counter
 	duration prometheus.Observer
 }

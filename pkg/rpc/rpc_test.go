@@ -235,7 +235,7 @@ func always(end func(context.Context) error) *script {
 func TestEveryKindComesOut(t *testing.T) {
 	var sent *maildrop.Error
 	c := connect(t, always(func(context.Context) error { return fmt.Errorf("around: %w", sent) }))
-	for kind := maildrop.Internal; kind <= maildrop.Invalid; kind++ {
+	for kind := maildrop.Internal; int(kind) < maildrop.Kinds; kind++ {
 		sent = &maildrop.Error{
 			Op: "test.op", Kind: kind, Reason: maildrop.ReasonBlocked, Text: "words for " + kind.String(),
 			Primary: "primary@example.com", Err: errors.New("the cause \xff"),

@@ -252,18 +252,24 @@ func TestStoreRefuses(t *testing.T) {
 		fault error
 		kind  maildrop.Kind
 		lost  bool
+		took  time.Duration
 	}{
-		"full":            {blob.ErrFull, maildrop.Full, false},
-		"for now":         {blobtest.ErrInjected, maildrop.Transient, false},
-		"without a word":  {blob.ErrMaybe, maildrop.Maybe, true},
-		"with ErrExists?": {blob.ErrExists, maildrop.Maybe, true}, // and nothing is there
+		"full":            {blob.ErrFull, maildrop.Full, false, 0},
+		"read-only":       {blob.ErrReadOnly, maildrop.ReadOnly, false, 0},
+		"for now":         {blobtest.ErrInjected, maildrop.Transient, false, appendTimeout},
+		"without a word":  {blob.ErrMaybe, maildrop.Maybe, true, appendTimeout},
+		"with ErrExists?": {blob.ErrExists, maildrop.Maybe, true, 0}, // and nothing is there
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(b *bench) {
 				b.store.SetPlan(refusing(c.fault))
 				e := envelope(anna)
+				began := time.Now()
 				err := b.shard.Deliver(b.Context(), e, maildroptest.Text("x"))
 				wants(b, err, c.kind)
+				if took := time.Since(began); took != c.took {
+					b.Errorf("the answer took %v, want %v", took, c.took)
+				}
 				b.store.SetPlan(nil)
 				synctest.Wait()
 				select {

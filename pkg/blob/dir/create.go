@@ -154,14 +154,14 @@ func notLinked(err error) error {
 	return fmt.Errorf("%w: %w", blob.ErrMaybe, err)
 }
 
-// explained adds what the file system's errors mean here. A full one may be what
-// a create of unknown outcome met on its way: that stays unknown.
+// explained adds what the file system's errors mean here. A full or read-only one may
+// be what a create of unknown outcome met on its way: that stays unknown.
 func explained(err error) error {
 	switch {
 	case noRoom(err) && !errors.Is(err, blob.ErrMaybe):
 		return fmt.Errorf("%w: %w", blob.ErrFull, err)
 	case errors.Is(err, syscall.EROFS):
-		return fmt.Errorf("the file system is read-only (mounted so, or made so by the kernel after a disk error: see its log): %w", err)
+		return fmt.Errorf("%w: its file system was mounted so, or made so by the kernel after a disk error (see its log): %w", blob.ErrReadOnly, err)
 	}
 	return err
 }

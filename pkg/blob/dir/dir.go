@@ -22,9 +22,10 @@
 //
 //	no room, at Open or later       what is there is read; Create says ErrFull until there is room
 //	read-only, at Open              refused
-//	read-only, later                what is there is read; Create fails, nothing is created
+//	read-only, later                what is there is read; Create says ErrReadOnly, nothing is created
 //	unmounted, removed, replaced    every call fails, until the directory that was opened is back
-//	fsync failed                    what is there is read; Create fails until the process starts anew
+//	fsync failed                    what is there is read; Create says ErrReadOnly until the process
+//	                                starts anew
 //	no links, locks or exclusive    refused at Open
 //	creates on this file system
 //	power failure                   what Create said is there; what Delete took away may be back

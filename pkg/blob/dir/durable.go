@@ -22,7 +22,7 @@ func (s *Store) sync(f *os.File, at step) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil && s.sick == nil {
-		s.sick = fmt.Errorf("fsync of %s failed, nothing is created any more: check the disk and the kernel's log, then restart the process: %w", f.Name(), err)
+		s.sick = fmt.Errorf("%w: fsync of %s failed, nothing is created any more: check the disk and the kernel's log, then restart the process: %w", blob.ErrReadOnly, f.Name(), err)
 	}
 	return s.sick
 }
