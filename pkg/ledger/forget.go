@@ -28,6 +28,21 @@ type LostError struct {
 func (e *LostError) Error() string { return e.Err.Error() }
 func (e *LostError) Unwrap() error { return e.Err }
 
+// LostEndError says that a ledger ends before an epoch that is known to have begun: it
+// has lost its end, or the store is an older copy. It wraps ErrForeign. Whoever can't
+// restore what is lost may Forget the sequence behind Last, with Begun for its epoch.
+type LostEndError struct {
+	Last  uint64 // the sequence that it ends with; 0: there is no ledger, and nothing to go on with
+	Epoch uint64 // that it ends in
+	Begun uint64 // that is known to have begun
+}
+
+func (e *LostEndError) Error() string {
+	return fmt.Sprintf("%v: epoch %d had begun, and it ends at sequence %d in epoch %d", ErrForeign, e.Begun, e.Last, e.Epoch)
+}
+
+func (e *LostEndError) Unwrap() error { return ErrForeign }
+
 // lostAt names the object that damage is in; other errors stay what they are.
 func lostAt(sequence uint64, key string, err error) error {
 	if !errors.Is(err, ErrCorrupt) {

@@ -238,7 +238,7 @@ func (o *opener) expected() error {
 	case c.Ledger != 0 && o.identity != c.Ledger:
 		return fmt.Errorf("%w: asked for %08x, there is %08x, up to sequence %d", ErrForeign, c.Ledger, o.identity, o.next-1)
 	case o.epoch < c.Fenced:
-		return fmt.Errorf("%w: epoch %d had begun, and it ends at sequence %d in epoch %d", ErrForeign, c.Fenced, o.next-1, o.epoch)
+		return &LostEndError{Last: o.next - 1, Epoch: o.epoch, Begun: c.Fenced}
 	}
 	return nil
 }

@@ -136,6 +136,7 @@ type Node struct {
 	holdings *holdings
 	metrics  *metrics
 	budget   *shard.Budget // of all shards, for mail that waits to be written
+	refusals shard.Refusals
 	repack   chan struct{} // a token for the one shard that repacks
 	troubles *troubles
 	started  atomic.Bool
@@ -189,7 +190,7 @@ func (n *Node) openShard(ctx context.Context, claim placement.Claim, store blob.
 		Region: c.Region, Number: claim.Shard, Node: c.Name, Ledger: claim.Ledger, Fenced: claim.Fenced,
 		Store: store, Rules: c.Rules, Verify: c.Auth.Verify,
 		Log: c.Log, Metrics: n.metrics.shards, CacheBytes: c.CacheBytes / int64(c.Shards),
-		Budget: n.budget, Repack: n.repack,
+		Budget: n.budget, Refusals: &n.refusals, Repack: n.repack,
 	}
 	opened, err := shard.Open(ctx, of, claim.Epoch)
 	if err != nil {

@@ -58,6 +58,8 @@ type committer struct {
 	log     *slog.Logger
 	metrics *Metrics
 	budget  *Budget
+	// refusals logs what the store refused.
+	refusals *Refusals
 
 	wake   chan struct{} // something is queued, a checkpoint was written, or stop was called
 	flying pipeline      // of run's goroutine
@@ -304,8 +306,12 @@ func (c *committer) write(ctx context.Context, batch []*request) landing {
 	l.entries, l.err = c.append(ctx, l.drafts)
 	l.took = time.Since(l.began)
 	c.metrics.committed(commitResult(l.err), len(batch), l.took)
-	if l.err != nil {
-		c.log.Warn("append to the ledger failed", "records", len(batch), "error", l.err)
+	switch {
+	case l.err == nil:
+	case ends(l.err):
+		c.log.Warn("append to the ledger failed, the shard is given up", "records", len(batch), "error", l.err)
+	default:
+		c.refusals.say(c.log, len(batch), l.err)
 	}
 	return l
 }
@@ -314,7 +320,7 @@ func (c *committer) write(ctx context.Context, batch []*request) landing {
 func (c *committer) land(l landing) {
 	c.flying.landed(l)
 	if l.err != nil {
-		if errors.Is(l.err, ledger.ErrFenced) || errors.Is(l.err, ledger.ErrBroken) {
+		if ends(l.err) {
 			c.stop()
 		}
 		c.answer(l.batch, appendError(l.err))
@@ -322,6 +328,11 @@ func (c *committer) land(l landing) {
 	for l, ok := c.flying.nextLanding(); ok; l, ok = c.flying.nextLanding() {
 		c.answer(l.batch, c.apply(l))
 	}
+}
+
+// ends reports whether nothing can be appended after an error.
+func ends(err error) bool {
+	return errors.Is(err, ledger.ErrFenced) || errors.Is(err, ledger.ErrBroken)
 }
 
 // apply makes a batch visible. After an entry of ours that can't be applied

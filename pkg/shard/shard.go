@@ -45,6 +45,9 @@ type Config struct {
 	// Budget is for mail that waits to be written, one for all shards of a node;
 	// nil: one of its own.
 	Budget *Budget
+	// Refusals is what is logged when the store refuses, for all shards of a node; nil: one
+	// of its own.
+	Refusals *Refusals
 	// Repack has room for one token: the shard of a node that repacks holds it.
 	// nil: one of its own.
 	Repack chan struct{}
@@ -115,18 +118,8 @@ func Open(ctx context.Context, config Config, epoch uint64) (*Shard, error) {
 		s.state = newState()
 		return s.state
 	})
-	var lost *ledger.LostError
-	switch {
-	case errors.As(err, &lost):
-		s.config.Metrics.damaged(string(ledger.ObjectLedger))
-		return nil, failed("shard.take_over", fmt.Errorf("%w: put %s back from a copy of the store, or, if there is none, see postern ledger forget --region FILE --shard %d %d: %w",
-			ErrLostObject, lost.Key, config.Number, lost.Sequence, err))
-	case errors.Is(err, ledger.ErrForeign):
-		return nil, failed("shard.take_over", fmt.Errorf("%w: check storage in the region's file, and whether it is mounted; of a ledger that has lost its end see postern ledger forget --help: %w", ErrOtherStore, err))
-	case err != nil && maildrop.KindOf(err) == maildrop.Full:
-		return nil, failed("shard.take_over", fmt.Errorf("the store has no room for the fence that a new owner must write: %w", err))
-	case err != nil:
-		return nil, failed("shard.take_over", err)
+	if err != nil {
+		return nil, s.notTaken(err)
 	}
 	for _, d := range s.ledger.Damage() {
 		s.config.Metrics.damaged(d.Kind())
@@ -134,6 +127,28 @@ func Open(ctx context.Context, config Config, epoch uint64) (*Shard, error) {
 	s.config.Metrics.replay(s.ledger.Stats().Records)
 	s.start()
 	return s, nil
+}
+
+// notTaken says why the shard isn't taken over, and what is to be done about it where
+// only a person can.
+func (s *Shard) notTaken(err error) error {
+	const op = "shard.take_over"
+	var lost *ledger.LostError
+	var end *ledger.LostEndError
+	switch {
+	case errors.As(err, &lost):
+		s.config.Metrics.damaged(string(ledger.ObjectLedger))
+		return failed(op, fmt.Errorf("%w: put %s back from a copy of the store, or, if there is none, see postern ledger forget --region FILE --shard %d %d: %w",
+			ErrLostObject, lost.Key, s.config.Number, lost.Sequence, err))
+	case errors.As(err, &end) && end.Last > 0:
+		return failed(op, fmt.Errorf("%w: check storage in the region's file, and whether it is mounted; if it is the right one and the ledger's end is lost for good, see postern ledger forget --region FILE --shard %d --epoch %d %d: %w",
+			ErrOtherStore, s.config.Number, end.Begun, end.Last+1, err))
+	case errors.Is(err, ledger.ErrForeign):
+		return failed(op, fmt.Errorf("%w: check storage in the region's file, and whether it is mounted: %w", ErrOtherStore, err))
+	case maildrop.KindOf(err) == maildrop.Full:
+		return failed(op, fmt.Errorf("the store has no room for the fence that a new owner must write: %w", err))
+	}
+	return failed(op, err)
 }
 
 func newShard(config Config) *Shard {
@@ -145,6 +160,9 @@ func newShard(config Config) *Shard {
 	}
 	if config.Budget == nil {
 		config.Budget = NewBudget(0)
+	}
+	if config.Refusals == nil {
+		config.Refusals = &Refusals{}
 	}
 	if config.Repack == nil {
 		config.Repack = make(chan struct{}, 1)
@@ -168,7 +186,7 @@ func newShard(config Config) *Shard {
 func (s *Shard) start() {
 	s.commits = committer{
 		append: s.ledger.Append, applied: s.applied, known: s.known, tail: s.ledger.Tail,
-		log: s.log, metrics: s.config.Metrics, budget: s.config.Budget,
+		log: s.log, metrics: s.config.Metrics, budget: s.config.Budget, refusals: s.config.Refusals,
 	}
 	s.commits.start(s.ledger.Last() + 1)
 	s.purge(time.Now())
