@@ -31,15 +31,32 @@ import (
 // the store's credentials and the key of mail at rest, and no user's.
 type regionStore struct {
 	*config.Region
-	store    blob.Store
-	writable blob.Store
-	closer   io.Closer
-	unseal   sealer // nil: nothing is encrypted
-	where    string
-	log      *slog.Logger
+	store  blob.Store
+	closer io.Closer
+	unseal sealer // nil: nothing is encrypted
+	where  string
+	log    *slog.Logger
 }
 
+// openRegionStore opens a region's store to be read.
 func openRegionStore(ctx context.Context, file string, log *slog.Logger) (*regionStore, error) {
+	return openRegion(file, log, func(cfg config.Storage) (blob.Store, io.Closer, error) {
+		store, closer, err := openStoreReadOnly(ctx, cfg, log)
+		if err != nil {
+			return nil, nil, err
+		}
+		return shard.ReadOnly(store), closer, nil
+	})
+}
+
+// openRegionStoreToWrite opens it to be changed.
+func openRegionStoreToWrite(ctx context.Context, file string, log *slog.Logger) (*regionStore, error) {
+	return openRegion(file, log, func(cfg config.Storage) (blob.Store, io.Closer, error) {
+		return openStore(ctx, cfg, log, nil)
+	})
+}
+
+func openRegion(file string, log *slog.Logger, open func(config.Storage) (blob.Store, io.Closer, error)) (*regionStore, error) {
 	region, err := config.LoadRegion(file)
 	if err != nil {
 		return nil, err
@@ -56,10 +73,13 @@ func openRegionStore(ctx context.Context, file string, log *slog.Logger) (*regio
 	if r.unseal, err = seal(region.Storage.Encryption, log); err != nil {
 		return nil, err
 	}
-	if r.store, r.closer, err = openStore(ctx, region.Storage, log, nil); err != nil {
+	r.store, r.closer, err = open(region.Storage)
+	switch {
+	case err != nil && region.Storage.Dir != nil:
+		return nil, fmt.Errorf("%w; check storage in %s", err, file)
+	case err != nil:
 		return nil, err
 	}
-	r.store, r.writable = shard.ReadOnly(r.store), r.store
 	return r, nil
 }
 

@@ -60,7 +60,7 @@ type forgetView struct {
 
 // Run says what is lost, and with --yes writes down that the ledger goes on without it.
 func (c *ledgerForgetCmd) Run(ctx context.Context, k *kong.Kong) error {
-	region, err := openRegionStore(ctx, c.Region, slog.New(slog.DiscardHandler))
+	region, err := openRegionStoreToWrite(ctx, c.Region, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func (c *ledgerForgetCmd) Run(ctx context.Context, k *kong.Kong) error {
 
 // ledger is a shard's, to be written to.
 func (r *regionStore) ledger(ctx context.Context, number int) (ledger.Config, error) {
-	store, prefix := r.writable, shard.Config{Region: string(r.Name), Number: number}.Prefix()
+	store, prefix := r.store, shard.Config{Region: string(r.Name), Number: number}.Prefix()
 	if r.unseal != nil {
 		var err error
 		if store, err = r.unseal(ctx, store, prefix, nil); err != nil {

@@ -87,3 +87,34 @@ func TestStoreTurnsReadOnly(t *testing.T) {
 		t.Errorf("in the end: %d messages (%v), want %d", now, err, count)
 	}
 }
+
+// TestReadersWriteNothing: fsck, export and ledger dump need no more than to read a
+// directory, so they work on a copy that is mounted read-only.
+func TestReadersWriteNothing(t *testing.T) {
+	a := newAudited(t, "")
+	a.fill()
+	object := a.files("ledger")[0]
+	mountReadOnly(t, a.store)
+	key, err := filepath.Rel(filepath.Join(a.store, "objects"), object)
+	noError(t, err)
+	for _, args := range [][]string{
+		{"fsck", "--region", a.file},
+		{"export", "--region", a.file, "--maildir", filepath.Join(t.TempDir(), "mail"), string(auditedUser)},
+		{"ledger", "dump", "--region", a.file, filepath.ToSlash(key)},
+	} {
+		if code, out, said := tool(t, args...); code != 0 {
+			t.Errorf("%s: %d\n%s%s", args[0], code, out, said)
+		}
+	}
+}
+
+// TestNoStoreToRead: a directory in which no store is gets none by being looked at.
+func TestNoStoreToRead(t *testing.T) {
+	a := newAudited(t, "")
+	if code, out, said := tool(t, "fsck", "--region", a.file); code != exitFailed || !strings.Contains(said, "check storage in "+a.file) {
+		t.Errorf("%d\n%s%s", code, out, said)
+	}
+	if made, err := os.ReadDir(a.store); err != nil || len(made) > 0 {
+		t.Errorf("%v was made (%v)", made, err)
+	}
+}

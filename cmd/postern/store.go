@@ -26,10 +26,7 @@ import (
 // openStore opens where a region's mail is at rest. Metrics of it go to the
 // registerer, unless that is nil. The closer is for when no call is running.
 func openStore(ctx context.Context, cfg config.Storage, log *slog.Logger, to prometheus.Registerer) (blob.Store, io.Closer, error) {
-	var store interface {
-		blob.Store
-		io.Closer
-	}
+	var store closingStore
 	var err error
 	if cfg.S3 != nil {
 		store, err = openBucket(ctx, cfg.S3, log)
@@ -39,6 +36,29 @@ func openStore(ctx context.Context, cfg config.Storage, log *slog.Logger, to pro
 	if err != nil {
 		return nil, nil, err
 	}
+	return counting(store, to)
+}
+
+// openStoreReadOnly is openStore for who only reads: what is in a directory may belong to
+// somebody else, or be mounted read-only. Package s3 writes nothing by itself.
+func openStoreReadOnly(ctx context.Context, cfg config.Storage, log *slog.Logger) (blob.Store, io.Closer, error) {
+	if cfg.S3 != nil {
+		return openStore(ctx, cfg, log, nil)
+	}
+	store, err := dir.OpenReadOnly(string(cfg.Dir.Path))
+	if err != nil {
+		return nil, nil, err
+	}
+	return store, store, nil
+}
+
+// closingStore is a store that is given up by closing it.
+type closingStore interface {
+	blob.Store
+	io.Closer
+}
+
+func counting(store closingStore, to prometheus.Registerer) (blob.Store, io.Closer, error) {
 	counted, err := measured.New(store, to)
 	if err != nil {
 		return nil, nil, errors.Join(err, store.Close())

@@ -14,7 +14,7 @@ import (
 
 // Create implements blob.Store.
 func (s *Store) Create(ctx context.Context, key string, body io.Reader, size int64) error {
-	if err := blob.CheckKey(key); err != nil {
+	if err := errors.Join(blob.CheckKey(key), s.writable()); err != nil {
 		return err
 	}
 	if size < 1 {
@@ -22,6 +22,14 @@ func (s *Store) Create(ctx context.Context, key string, body io.Reader, size int
 	}
 	if err := s.create(ctx, s.file(key), body, size); err != nil {
 		return fmt.Errorf("create %s: %w", key, explained(err))
+	}
+	return nil
+}
+
+// writable refuses what OpenReadOnly's stores don't do.
+func (s *Store) writable() error {
+	if s.readOnly {
+		return fmt.Errorf("%w: it was opened to be read", blob.ErrReadOnly)
 	}
 	return nil
 }

@@ -21,7 +21,7 @@
 // # Bad days
 //
 //	no room, at Open or later       what is there is read; Create says ErrFull until there is room
-//	read-only, at Open              refused
+//	read-only, at Open              refused; OpenReadOnly needs no more
 //	read-only, later                what is there is read; Create says ErrReadOnly, nothing is created
 //	unmounted, removed, replaced    every call fails, until the directory that was opened is back
 //	fsync failed                    what is there is read; Create says ErrReadOnly until the process
@@ -68,6 +68,9 @@
 //     directories the gain of O_TMPFILE, RENAME_NOREPLACE and a directory kept open
 //     could not be told from the noise (12 to 16 context switches per Create in each), nor
 //     that of letting only 1, 2, 4 or 8 Creates of a process run at once.
+//   - 2026-11-25: OpenReadOnly for who verifies and exports: Open's temporary directory and
+//     probe are for creating, and refused a backup that is mounted read-only or belongs to
+//     another user.
 //   - 2026-11-25: measured again, one creator, 53 KB: on ext4 with a journal a Create
 //     takes 0.23 to 0.28 ms of processor time, with O_TMPFILE 0.21 to 0.26, an append and its
 //     fsync 0.12 to 0.13. Without a journal ext4 looks, for each new inode, at all
@@ -102,6 +105,8 @@ type Store struct {
 	serial  atomic.Uint64 // names temporary files
 	buffers sync.Pool     // of *[copySize]byte
 	step    func(step) error
+	// readOnly: opened so.
+	readOnly bool
 
 	mu    sync.Mutex
 	temp  *tempDir        // nil: there was no room yet to make it and to probe
@@ -154,7 +159,7 @@ func (s *Store) readAt(key string, p []byte, offset int64) (int, error) {
 
 // Delete implements blob.Store.
 func (s *Store) Delete(ctx context.Context, key string) error {
-	err := errors.Join(blob.CheckKey(key), ctx.Err())
+	err := errors.Join(blob.CheckKey(key), ctx.Err(), s.writable())
 	if err == nil {
 		err = s.present()
 	}

@@ -13,19 +13,36 @@ import (
 // written. A full file system is no reason to refuse: what is there can be read.
 func Open(path string) (*Store, error) { return openAt(path, func(step) error { return nil }) }
 
+// OpenReadOnly opens the store at path to be read: it makes, probes and removes nothing
+// there, and needs no permission to. Create and Delete are refused with
+// blob.ErrReadOnly. A directory that isn't a store's is refused.
+func OpenReadOnly(path string) (*Store, error) {
+	s := newStore(path, func(step) error { return nil })
+	s.readOnly = true
+	var err error
+	if s.root, err = os.Open(s.objects); err != nil {
+		return nil, fmt.Errorf("blob store in %s: there is none that can be read: %w", path, err)
+	}
+	return s, nil
+}
+
 // openAt is Open with a test's hook before each step.
 func openAt(path string, at func(step) error) (*Store, error) {
-	s := &Store{
+	s := newStore(path, at)
+	if err := s.open(); err != nil {
+		return nil, fmt.Errorf("blob store in %s: %w", path, explained(err))
+	}
+	return s, nil
+}
+
+func newStore(path string, at func(step) error) *Store {
+	return &Store{
 		path:    path,
 		objects: filepath.Join(path, "objects"),
 		ready:   make(map[string]bool),
 		step:    at,
 		buffers: sync.Pool{New: func() any { return new([copySize]byte) }},
 	}
-	if err := s.open(); err != nil {
-		return nil, fmt.Errorf("blob store in %s: %w", path, explained(err))
-	}
-	return s, nil
 }
 
 func (s *Store) open() (err error) {
