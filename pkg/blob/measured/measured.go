@@ -10,6 +10,9 @@
 //   - 2026-11-23: a wrapper instead of metrics in each Store: one set of names
 //     with one meaning for a directory and a bucket. It counts calls, not the
 //     requests that one takes.
+//   - 2026-11-25: a Store that repeats requests by itself counts them, for nobody else sees
+//     them. A directory repeats nothing and has no such series. Refused: a
+//     registerer for each Store, of which a process may open several.
 //   - 2026-11-23: the time of a list is without what its reader does in between.
 package measured
 
@@ -59,12 +62,28 @@ func New(store blob.Store, to prometheus.Registerer) (*Store, error) {
 	if to == nil {
 		return s, nil
 	}
-	for _, c := range []prometheus.Collector{s.requests, s.duration, s.active, s.read, s.written} {
+	all := []prometheus.Collector{s.requests, s.duration, s.active, s.read, s.written}
+	if r, ok := store.(retrier); ok {
+		all = append(all, retriesOf(r)...)
+	}
+	for _, c := range all {
 		if err := to.Register(c); err != nil {
 			return nil, err
 		}
 	}
 	return s, nil
+}
+
+// retrier is a Store that repeats requests by itself, as blob/s3 does.
+type retrier interface{ Retries(op string) uint64 }
+
+func retriesOf(store retrier) (counters []prometheus.Collector) {
+	for _, op := range []string{"create", "read", "list", "delete"} {
+		counters = append(counters, prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "postern_objstore_retries_total", Help: "Object store retries.", ConstLabels: prometheus.Labels{"op": op},
+		}, func() float64 { return float64(store.Retries(op)) }))
+	}
+	return counters
 }
 
 // call is one call under way.

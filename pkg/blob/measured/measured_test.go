@@ -58,6 +58,29 @@ func TestCounts(t *testing.T) {
 	}
 }
 
+// retrying is a store that has repeated requests.
+type retrying struct{ blob.Store }
+
+func (retrying) Retries(op string) uint64 { return uint64(len(op)) }
+
+// What a store repeats by itself is counted for each op; one that repeats nothing has no
+// such series.
+func TestRetries(t *testing.T) {
+	_, registry := measure(t, retrying{blobtest.NewMemory()})
+	got := values(t, registry)
+	for _, op := range []string{"create", "read", "list", "delete"} {
+		if n, there := got["retries_total "+op]; !there || n != float64(len(op)) {
+			t.Errorf("%s: %v (%v)", op, n, there)
+		}
+	}
+	_, registry = measure(t, blobtest.NewMemory())
+	for name := range values(t, registry) {
+		if strings.HasPrefix(name, "retries_total") {
+			t.Errorf("%s is there", name)
+		}
+	}
+}
+
 // values are all metrics by their name and labels; of a histogram, the count.
 func values(t *testing.T, registry *prometheus.Registry) map[string]float64 {
 	t.Helper()

@@ -127,8 +127,8 @@ func (s *Store) look(ctx context.Context, c creation, cause error) (ours bool, e
 }
 
 // stat fails with blob.ErrNotFound where there is no object.
-func (s *Store) stat(ctx context.Context, name string) error {
-	return s.repeat(ctx, func(ctx context.Context, core *minio.Core) error {
+func (s *Store) stat(ctx context.Context, op, name string) error {
+	return s.repeat(ctx, op, func(ctx context.Context, core *minio.Core) error {
 		_, err := core.StatObject(ctx, s.cfg.Bucket, name, minio.StatObjectOptions{})
 		return err
 	})

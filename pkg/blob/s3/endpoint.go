@@ -120,7 +120,10 @@ func (s *Store) try(ctx context.Context, e *endpoint, stall time.Duration, do re
 // once makes a request that must not be repeated: it goes on to the next
 // endpoint only when none of it can have been heard.
 func (s *Store) once(ctx context.Context, stall time.Duration, do request) (r result) {
-	for _, e := range s.order() {
+	for i, e := range s.order() {
+		if i > 0 {
+			s.retries.of(opCreate).Add(1)
+		}
 		r = s.try(ctx, e, stall, do)
 		if r.err == nil || r.sent || ctx.Err() != nil {
 			return r
@@ -130,8 +133,8 @@ func (s *Store) once(ctx context.Context, stall time.Duration, do request) (r re
 }
 
 // repeat makes a request that may be repeated, until there is an answer that
-// another try wouldn't change.
-func (s *Store) repeat(ctx context.Context, do request) error {
+// another try wouldn't change. op is what it is done for.
+func (s *Store) repeat(ctx context.Context, op string, do request) error {
 	var r result
 	for attempt := range attempts {
 		if attempt > 0 {
@@ -139,7 +142,10 @@ func (s *Store) repeat(ctx context.Context, do request) error {
 				return fmt.Errorf("%w (%w)", err, r.err)
 			}
 		}
-		for _, e := range s.order() {
+		for i, e := range s.order() {
+			if attempt+i > 0 {
+				s.retries.of(op).Add(1)
+			}
 			r = s.try(ctx, e, s.cfg.Stall, do)
 			if r.err == nil || ctx.Err() != nil || final(r.err) {
 				return r.err

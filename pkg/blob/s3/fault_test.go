@@ -139,6 +139,11 @@ func TestBrokenConnectionsAreTriedAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for _, op := range []string{opCreate, opRead, opList, opDelete} {
+		if n := s.Retries(op); n < 4 {
+			t.Errorf("%s: %d retries counted, want one for each cut", op, n)
+		}
+	}
 }
 
 // One answer lost, and the next one not: the create finds its own object, or

@@ -20,7 +20,7 @@ func (s *Store) createInParts(ctx context.Context, c creation, body io.Reader, s
 	if size > partSize*maxParts {
 		return fmt.Errorf("%d octets, at most %d", size, int64(partSize*maxParts))
 	}
-	switch err := s.stat(ctx, c.name); {
+	switch err := s.stat(ctx, opCreate, c.name); {
 	case err == nil:
 		return blob.ErrExists // found out before the body is on its way for nothing
 	case !errors.Is(err, blob.ErrNotFound):
@@ -42,7 +42,7 @@ func (s *Store) createInParts(ctx context.Context, c creation, body io.Reader, s
 
 // beginUpload may be repeated: an upload that nobody knows of is swept up.
 func (s *Store) beginUpload(ctx context.Context, c creation) (id string, err error) {
-	err = s.repeat(ctx, func(ctx context.Context, core *minio.Core) (err error) {
+	err = s.repeat(ctx, opCreate, func(ctx context.Context, core *minio.Core) (err error) {
 		id, err = core.NewMultipartUpload(ctx, s.cfg.Bucket, c.name, minio.PutObjectOptions{UserMetadata: c.options().UserMetadata})
 		return err
 	})
@@ -76,7 +76,7 @@ func (s *Store) upload(ctx context.Context, name, id string, body *exact) ([]min
 }
 
 func (s *Store) uploadPart(ctx context.Context, name, id string, number int, p piece) (tag string, err error) {
-	err = s.repeat(ctx, func(ctx context.Context, core *minio.Core) error {
+	err = s.repeat(ctx, opCreate, func(ctx context.Context, core *minio.Core) error {
 		body := newOutgoing(ctx, p.reader(), p.size)
 		part, err := core.PutObjectPart(ctx, s.cfg.Bucket, name, id, number, body, p.size,
 			minio.PutObjectPartOptions{Sha256Hex: p.sum, DisableContentSha256: true})
@@ -113,7 +113,7 @@ func (s *Store) giveUp(ctx context.Context, name, id string) {
 }
 
 func (s *Store) abort(ctx context.Context, name, id string) {
-	err := s.repeat(ctx, func(ctx context.Context, core *minio.Core) error {
+	err := s.repeat(ctx, opCreate, func(ctx context.Context, core *minio.Core) error {
 		return core.AbortMultipartUpload(ctx, s.cfg.Bucket, name, id)
 	})
 	if a, answered := answerOf(err); err != nil && (!answered || a.StatusCode != http.StatusNotFound) {
@@ -185,7 +185,7 @@ func (s *Store) sweep(ctx context.Context, age time.Duration) error {
 	var key, id string
 	for {
 		var page minio.ListMultipartUploadsResult
-		err := s.repeat(ctx, func(ctx context.Context, core *minio.Core) (err error) {
+		err := s.repeat(ctx, opCreate, func(ctx context.Context, core *minio.Core) (err error) {
 			page, err = core.ListMultipartUploads(ctx, s.cfg.Bucket, s.prefix, key, id, "", pageSize)
 			return err
 		})

@@ -18,14 +18,14 @@ import (
 // readAt makes one ranged GET, anew from the beginning when it breaks.
 func (s *Store) readAt(ctx context.Context, name string, p []byte, offset int64) (n int, err error) {
 	if len(p) == 0 {
-		return 0, s.stat(ctx, name)
+		return 0, s.stat(ctx, opRead, name)
 	}
 	var options minio.GetObjectOptions
 	if err := options.SetRange(offset, offset+int64(len(p))-1); err != nil {
 		return 0, err
 	}
 	want := len(p)
-	err = s.repeat(ctx, func(ctx context.Context, core *minio.Core) error {
+	err = s.repeat(ctx, opRead, func(ctx context.Context, core *minio.Core) error {
 		body, _, header, err := core.GetObject(ctx, s.cfg.Bucket, name, options)
 		if err != nil {
 			return err
@@ -74,7 +74,7 @@ func (s *Store) remove(ctx context.Context, name string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	err := s.repeat(ctx, func(ctx context.Context, core *minio.Core) error {
+	err := s.repeat(ctx, opDelete, func(ctx context.Context, core *minio.Core) error {
 		return core.RemoveObject(ctx, s.cfg.Bucket, name, minio.RemoveObjectOptions{})
 	})
 	if errors.Is(err, blob.ErrNotFound) {
@@ -123,7 +123,7 @@ func (s *Store) page(ctx context.Context, prefix, after string) (p page, err err
 	if after != "" {
 		options.StartAfter = s.prefix + after
 	}
-	err = s.repeat(ctx, func(ctx context.Context, core *minio.Core) error {
+	err = s.repeat(ctx, opList, func(ctx context.Context, core *minio.Core) error {
 		p = page{last: after}
 		seen := 0
 		for object := range core.ListObjectsIter(ctx, s.cfg.Bucket, options) {

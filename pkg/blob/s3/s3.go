@@ -122,6 +122,7 @@ type Store struct {
 	keys      *keyring
 	memory    *semaphore.Weighted // of bodies
 	parts     sync.Pool           // of *[partSize]byte
+	retries   retries
 	log       *slog.Logger
 
 	mu        sync.Mutex
