@@ -45,6 +45,7 @@ func TestDrain(t *testing.T) {
 	if out := d.postern("node", "drain", "-r", "eu", "mailbox-1"); !strings.Contains(out, "drained, 0 shards left") {
 		t.Errorf("drain says %q", out)
 	}
+	d.settled(t, "eu", 1) // its last shard is being taken
 	if n := list(); n["mailbox-1"].State != "drained" || n["mailbox-1"].Shards != 0 || n["mailbox-2"].Shards != 16 {
 		t.Errorf("after the drain: %+v", n)
 	}

@@ -259,18 +259,19 @@ func appendText(b []byte, text string) []byte {
 }
 
 // mints writes the epochs that the messages there are have, now that those are written.
+// The state keeps the others: it is being read, and they are few.
 func (e *encoder) mints() bool {
-	e.state.mints = e.state.mints.since(e.oldest)
-	if len(e.state.mints) == 0 {
+	mints := e.state.mints.since(e.oldest)
+	if len(mints) == 0 {
 		return true
 	}
 	at := e.open(sectionMints)
-	for _, one := range e.state.mints {
+	for _, one := range mints {
 		e.part = binary.LittleEndian.AppendUint64(e.part, uint64(one.from))
 		e.part = binary.LittleEndian.AppendUint32(e.part, one.mint)
 	}
-	e.close(at, uint32(len(e.state.mints)))
-	return e.rest(len(e.state.mints))
+	e.close(at, uint32(len(mints)))
+	return e.rest(len(mints))
 }
 
 // imports writes the UIDs in sections of so many as messages are.

@@ -239,6 +239,8 @@ func (s *Shard) Close(ctx context.Context) error {
 	s.loops.Wait()
 	s.cache.close()
 	s.config.Metrics.guards(s.guard, false)
+	s.mu.Lock() // Close may be called twice at once
+	defer s.mu.Unlock()
 	s.gauge(0, 0)
 	return nil
 }
@@ -337,7 +339,7 @@ func (s *Shard) applied(l landing) error {
 	return nil
 }
 
-// gauge brings the metrics up to date. s.mu is held, or nothing runs any more.
+// gauge brings the metrics up to date. s.mu is held.
 func (s *Shard) gauge(messages, addresses int) {
 	s.config.Metrics.index(messages-s.gauged[0], addresses-s.gauged[1])
 	s.gauged = [2]int{messages, addresses}
