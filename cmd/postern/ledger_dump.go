@@ -53,33 +53,62 @@ func (c *ledgerDumpCmd) Run(ctx context.Context, k *kong.Kong) error {
 	if err != nil {
 		return err
 	}
-	var lines bytes.Buffer
-	damage := describe(&lines, filepath.ToSlash(c.Object), object)
 	if c.Output == "json" {
+		view, damage := c.view(object)
 		e := json.NewEncoder(k.Stdout)
 		e.SetEscapeHTML(false)
 		e.SetIndent("", "  ")
-		view := dumpView{Object: c.Object, Octets: len(object), Lines: []string{}}
-		for line := range strings.Lines(lines.String()) {
-			view.Lines = append(view.Lines, strings.TrimRight(line, "\n"))
-		}
-		if damage != nil {
-			view.Damage = damage.Error()
-		}
 		return errors.Join(e.Encode(view), damage)
 	}
+	var lines bytes.Buffer
+	damage := describe(&lines, filepath.ToSlash(c.Object), object)
 	for line := range strings.Lines(lines.String()) {
 		fmt.Fprintln(k.Stdout, clean(strings.TrimRight(line, "\n")))
 	}
 	return damage
 }
 
+// dumpView is the answer in JSON.
 type dumpView struct {
-	Object string   `json:"object"`
-	Octets int      `json:"octets"`
-	Lines  []string `json:"lines"`
-	Damage string   `json:"damage,omitempty"`
+	Object string `json:"object"`
+	Octets int    `json:"octets"`
+	ledger.Inspection
+	Error string   `json:"error,omitempty"`
+	Lines []string `json:"lines,omitempty"` // what has no fields: a part's mailboxes, a key object
 }
+
+// view is what text says, in fields as far as they go.
+func (c *ledgerDumpCmd) view(object []byte) (view dumpView, damage error) {
+	key := filepath.ToSlash(c.Object)
+	view.Object, view.Octets = c.Object, len(object)
+	var lines bytes.Buffer
+	if ofSealed(object) {
+		damage = describe(&lines, key, object)
+		view.Sound = damage == nil
+	} else if view.Inspection, damage = ledger.Inspect(key, object); damage == nil && ofPart(key) {
+		damage = shard.DescribePart(&lines, ledger.PartPayload(object))
+	}
+	for line := range strings.Lines(lines.String()) {
+		view.Lines = append(view.Lines, strings.TrimRight(line, "\n"))
+	}
+	if damage != nil {
+		view.Error = damage.Error()
+	}
+	return view, damage
+}
+
+// What begins the objects of package sealed.
+const (
+	keyObject    = "PSTNDKEY"
+	sealedObject = "PSTNSEAL"
+)
+
+func ofSealed(object []byte) bool {
+	return bytes.HasPrefix(object, []byte(keyObject)) || bytes.HasPrefix(object, []byte(sealedObject))
+}
+
+// ofPart reports whether a key is that of a checkpoint's part.
+func ofPart(key string) bool { return path.Base(path.Dir(path.Dir(key))) == "checkpoint" }
 
 // object reads it, from the disk or the store.
 func (c *ledgerDumpCmd) object(ctx context.Context) ([]byte, error) {
@@ -145,14 +174,14 @@ func (r *objectReader) Read(p []byte) (int, error) {
 // describe says what the object of a key, or of a path that ends as it does, holds.
 func describe(w io.Writer, key string, object []byte) error {
 	switch {
-	case bytes.HasPrefix(object, []byte("PSTNDKEY")):
+	case bytes.HasPrefix(object, []byte(keyObject)):
 		return describeKey(w, object)
-	case bytes.HasPrefix(object, []byte("PSTNSEAL")) && len(object) >= 24:
+	case bytes.HasPrefix(object, []byte(sealedObject)) && len(object) >= 24:
 		fmt.Fprintf(w, "sealed object: version %d, by data key %d\n", bin.LittleEndian.Uint16(object[8:]), bin.LittleEndian.Uint32(object[12:]))
 		return errors.New("it is encrypted: name it by its key, with --region")
 	}
 	err := ledger.Describe(w, key, object)
-	if payload := ledger.PartPayload(object); err == nil && path.Base(path.Dir(path.Dir(key))) == "checkpoint" {
+	if payload := ledger.PartPayload(object); err == nil && ofPart(key) {
 		return shard.DescribePart(w, payload)
 	}
 	return err

@@ -16,7 +16,11 @@ import (
 // ErrCorrupt when something is damaged, after what could be read; ErrVersion or
 // ErrLimit (a key that no ledger has).
 func Describe(w io.Writer, key string, object []byte) error {
-	d := &describer{w: w}
+	return (&describer{w: w, key: key}).describe(object)
+}
+
+func (d *describer) describe(object []byte) error {
+	key := d.key
 	folder, name := path.Base(path.Dir(key)), path.Base(key)
 	switch {
 	case folder == "ledger":
@@ -40,9 +44,11 @@ func Describe(w io.Writer, key string, object []byte) error {
 	return nil
 }
 
-// describer writes lines, and keeps what went wrong.
+// describer writes lines, and keeps the same in fields, and what went wrong.
 type describer struct {
 	w      io.Writer
+	key    string
+	in     Inspection
 	damage error // of the object
 	failed error // of w
 }
@@ -55,17 +61,30 @@ func (d *describer) line(format string, args ...any) {
 
 // found keeps damage, and reports whether there is any.
 func (d *describer) found(err error) bool {
+	if err == nil {
+		return false
+	}
 	d.damage = errors.Join(d.damage, err)
-	return err != nil
+	at := damageOf(d.key, err)
+	in := InspectedDamage{What: at.What}
+	if at.Octet >= 0 {
+		in.Octet = &at.Octet
+	}
+	d.in.Damage = append(d.in.Damage, in)
+	return true
 }
 
 func (d *describer) ledger(b []byte) {
 	h, entries, damages, err := decodeEither(b)
-	d.found(errors.Join(damages...))
+	for _, one := range damages {
+		d.found(one)
+	}
 	d.found(err)
 	if h == (header{}) {
 		return
 	}
+	d.front(ObjectLedger, b, h.identity, h.epoch)
+	d.in.Version, d.in.Sequence, d.in.Durable, d.in.RecordCount, d.in.BodyOctets = h.version, h.sequence, h.durable, h.count, h.bodies
 	d.line("ledger object: sequence %d, epoch %d, ledger %08x, durable to %d", h.sequence, h.epoch, h.identity, h.durable)
 	d.line("%d records in %d octets, bodies in %d octets", h.count, h.headers, h.bodies)
 	if len(entries) < h.count {
@@ -73,10 +92,13 @@ func (d *describer) ledger(b []byte) {
 	}
 	for _, e := range entries {
 		d.line("%s %s", e.Position, inWords(e.Record))
+		in := inspected(h, e)
 		if wire := inlineWire(e.Record); wire > 0 {
 			d.line("    body of %d octets at octet %d", wire, e.Offset)
-			d.inline(h, e, wire, b)
+			sound := d.inline(h, e, wire, b, in.Body)
+			in.Body.Offset, in.Body.Sound = e.Offset, &sound
 		}
+		d.in.Records = append(d.in.Records, in)
 	}
 }
 
@@ -94,6 +116,8 @@ func (d *describer) forgotten(name string, b []byte) {
 	if f.Sequence != sequence {
 		d.found(damage(atSequence, fmt.Sprintf("it says that it is of sequence %d", f.Sequence)))
 	}
+	d.front(ObjectForgotten, b, f.Ledger, f.Epoch)
+	d.in.Version, d.in.Sequence, d.in.Time, d.in.By, d.in.Why = version, f.Sequence, f.Time, f.By, f.Why
 	d.line("forgotten: sequence %d of ledger %08x, by %q at %s", f.Sequence, f.Ledger, f.By, stamp(f.Time))
 	if f.Epoch > 0 {
 		d.line("epochs up to %d had begun", f.Epoch)
@@ -102,15 +126,18 @@ func (d *describer) forgotten(name string, b []byte) {
 }
 
 // inline checks an inline body.
-func (d *describer) inline(h header, e Entry, wire uint64, b []byte) {
+func (d *describer) inline(h header, e Entry, wire uint64, b []byte, in *InspectedBody) (sound bool) {
 	end := uint64(e.Offset) + wire
 	if end+crcSize > uint64(len(b)) {
 		d.found(damage(int(e.Offset), fmt.Sprintf("body of %s is cut off", e.Position)))
-		return
+		return false
 	}
-	if bodySum(h.identity, e.Position, b[e.Offset:end]) != binary.LittleEndian.Uint32(b[end:]) {
-		d.found(damage(int(e.Offset), fmt.Sprintf("checksum of the body of %s is wrong", e.Position)))
+	want := binary.LittleEndian.Uint32(b[end:])
+	in.CRC32C = fmt.Sprintf("%08x", want)
+	if bodySum(h.identity, e.Position, b[e.Offset:end]) != want {
+		return !d.found(damage(int(e.Offset), fmt.Sprintf("checksum of the body of %s is wrong", e.Position)))
 	}
+	return true
 }
 
 // inWords is a record without its secrets. An ID is a hash, too.
@@ -170,6 +197,11 @@ func (d *describer) manifest(name string, b []byte) {
 	if d.found(err) {
 		return
 	}
+	d.front("manifest", b, m.identity, m.epoch)
+	d.in.Sequence, d.in.Time = m.sequence, m.time
+	for _, p := range m.parts {
+		d.in.Parts = append(d.in.Parts, InspectedPart{p.length, fmt.Sprintf("%08x", p.crc)})
+	}
 	d.line("manifest: checkpoint of sequence %d, epoch %d, ledger %08x, made at %s", m.sequence, m.epoch, m.identity, stamp(m.time))
 	d.line("%d parts with %d octets", len(m.parts), m.octets())
 	for number, p := range m.parts {
@@ -190,6 +222,9 @@ func (d *describer) part(checkpointName, name string, b []byte) {
 	}
 	payload, err := decodePart(checkpoint{epoch: epoch, name: checkpointName}, identity, int(number), b)
 	if !d.found(err) {
+		d.front("checkpoint", b, identity, epoch)
+		of := int(number)
+		d.in.Part = &of
 		d.line("part %d of checkpoint %s: epoch %d, ledger %08x, %d octets of payload", number, checkpointName, epoch, identity, len(payload))
 	}
 }
@@ -208,6 +243,8 @@ func (d *describer) pack(name string, b []byte) {
 	if d.found(err) {
 		return
 	}
+	d.front(ObjectPack, b, h.identity, h.epoch)
+	d.in.Class, d.in.Bodies, d.in.BodyOctets = h.class, h.count, h.frames
 	d.line("pack: epoch %d, ledger %08x, class %d, %d bodies in %d octets", h.epoch, h.identity, h.class, h.count, h.frames)
 	if len(b) != packSize+h.frames {
 		d.found(damage(min(len(b), packSize+h.frames), fmt.Sprintf("the object has %d octets, its header says %d", len(b), packSize+h.frames)))
@@ -230,5 +267,6 @@ func (d *describer) body(name string, b []byte) {
 		}
 		blocks++
 	}
+	d.in.Kind, d.in.Epoch, d.in.BodyOctets, d.in.Blocks = ObjectBody, epoch, octets, blocks
 	d.line("body: epoch %d, %d octets in %d blocks", epoch, octets, blocks)
 }

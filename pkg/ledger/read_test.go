@@ -3,6 +3,7 @@ package ledger
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -176,6 +177,13 @@ func TestDescribe(t *testing.T) {
 		content := contentOf(store, info.Key)
 		if err := Describe(&b, info.Key, content); err != nil || b.Len() == 0 {
 			t.Errorf("%s: %v", info.Key, err)
+		}
+		if in, err := Inspect(info.Key, content); err != nil || !in.Sound || !strings.Contains(info.Key, "/"+string(in.Kind)+"/") {
+			t.Errorf("%s: %+v, %v", info.Key, in, err)
+		} else if text, err := json.Marshal(in); err != nil {
+			t.Error(err)
+		} else {
+			all.Write(text)
 		}
 		all.Write(b.Bytes())
 		for _, at := range []int{1, len(content) / 2, len(content) - 1} {
