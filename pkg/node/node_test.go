@@ -186,7 +186,9 @@ func TestOwnersServeWithoutEtcd(t *testing.T) {
 func TestALostLeaseAloneMovesNothing(t *testing.T) {
 	r := newRegion(t)
 	a := r.start("a")
-	before := r.awaitServed("a's shards", a)
+	before := r.await("a's shards, recorded", func(v placement.View) bool {
+		return served(v, a) && !slices.ContainsFunc(v.Claims, func(c placement.Claim) bool { return c.Fenced < c.Epoch })
+	})
 	client := r.etcd.Client()
 	resp, err := client.Get(t.Context(), "/postern/v1/region/eu/nodes/a")
 	if err != nil || len(resp.Kvs) != 1 {
