@@ -37,7 +37,10 @@ var liars = []struct {
 		}
 	})},
 	{"create overwrites", []string{"one winner", "never changes", "lost answer"}, one(func(l *lie) {
+		var mu sync.Mutex // two that found nothing there would be judged by the honest store
 		l.create = func(ctx context.Context, key string, content []byte) error {
+			mu.Lock()
+			defer mu.Unlock()
 			if !l.Alter(key, func([]byte) []byte { return content }) {
 				return l.honest(ctx, key, content)
 			}

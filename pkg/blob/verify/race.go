@@ -102,7 +102,7 @@ func nobody(writers []*writer) error {
 }
 
 // lostAnswer is a writer who hangs up in mid-create, at an instant that differs
-// each time, and repeats while a rival creates the same key.
+// each time, and repeats while a rival creates the same key, or after that.
 func lostAnswer(ctx context.Context, t *trial) error {
 	began := time.Now()
 	if _, err := t.fresh(ctx, t.stores[0], octets(64<<10)); err != nil {
@@ -117,9 +117,11 @@ func lostAnswer(ctx context.Context, t *trial) error {
 		return err
 	}
 	var done sync.WaitGroup
-	for _, w := range []*writer{first, rival} {
-		done.Go(func() { w.write(ctx, key) })
+	done.Go(func() { rival.write(ctx, key) })
+	if t.serial%2 == 1 {
+		done.Wait() // whoever hung up has surely lost, unless the abandoned create was in time
 	}
+	first.write(ctx, key)
 	done.Wait()
 	winner, err := judge([]*writer{first, rival})
 	if err != nil {
