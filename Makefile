@@ -19,13 +19,16 @@ run: build ## start five regions on this machine, with mail in them (ARGS="--bas
 	exec ./bin/postern demo --data ./demo $(ARGS)
 
 # With POSTERN_TOOLS=required a tool that is missing fails a test instead of skipping it.
+# gotestsum lists at the end what was skipped all the same, and why.
+TESTS := POSTERN_TOOLS=required $(TOOLS)/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg --
+
 .PHONY: test
-test: $(TOOLS)/versitygw ## everything that needs only Go, curl and openssl: units, scripts, contracts, a cluster of real processes
-	POSTERN_TOOLS=required $(GO) test ./...
+test: $(TOOLS)/versitygw $(TOOLS)/gotestsum ## everything that needs only Go, curl and openssl: units, scripts, contracts, a cluster of real processes
+	$(TESTS) ./...
 
 .PHONY: race
-race: $(TOOLS)/versitygw ## the same with the race detector, long races against the S3 server shortened
-	POSTERN_TOOLS=required $(GO) test -race -short ./...
+race: $(TOOLS)/versitygw $(TOOLS)/gotestsum ## the same with the race detector, long races against the S3 server shortened
+	$(TESTS) -race -short ./...
 
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint ## formatting, vet, golangci-lint, generated code and go.mod up to date

@@ -41,7 +41,7 @@ const root = "../.." // of the module, from this package
 // TestMutants breaks the real code and wants the simulation to notice.
 func TestMutants(t *testing.T) {
 	if os.Getenv("POSTERN_SIM_MUTANT") != "" {
-		t.Skip("this is a mutant's own run")
+		return // this is a mutant's own run
 	}
 	program := buildMutants(t)
 	for _, m := range mutants {
