@@ -150,6 +150,16 @@ func served(v placement.View, nodes ...*runner) bool {
 	})
 }
 
+// holders are who holds which shard, and since which claim: what moves with
+// a shard, without what its holder records later.
+func holders(v placement.View) []placement.Claim {
+	claims := slices.Clone(v.Claims)
+	for i := range claims {
+		claims[i].Ledger, claims[i].Fenced, claims[i].Revision = 0, 0, 0
+	}
+	return claims
+}
+
 func (r *region) awaitServed(what string, nodes ...*runner) placement.View {
 	r.Helper()
 	return r.await(what, func(v placement.View) bool { return served(v, nodes...) })
