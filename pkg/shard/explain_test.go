@@ -95,13 +95,16 @@ func TestExplainSaysWhatOpenDoes(t *testing.T) {
 			verdicts[reason]++
 		}
 	}
-	for range 10 {
+	missing := func() []maildrop.Reason {
+		return slices.DeleteFunc([]maildrop.Reason{"", "network", "lockout", "credentials", "login-delay", "override-block", "no-event", "send-only"},
+			func(reason maildrop.Reason) bool { return verdicts[reason] > 0 })
+	}
+	// Some verdicts are rare: chance alone says when each has come up.
+	for round := 0; round < 10 || round < 1000 && len(missing()) > 0; round++ {
 		rapid.Check(t, check)
 	}
-	for _, reason := range []maildrop.Reason{"", "network", "lockout", "credentials", "login-delay", "override-block", "no-event", "send-only"} {
-		if verdicts[reason] == 0 {
-			t.Errorf("%q never came up: %v", reason, verdicts)
-		}
+	if never := missing(); len(never) > 0 {
+		t.Errorf("%q never came up: %v", never, verdicts)
 	}
 }
 
