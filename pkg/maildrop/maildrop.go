@@ -246,6 +246,14 @@ type Drop interface {
 	Close() error
 }
 
+// Expecter is a Drop that fetches ahead, for the time that it takes to ask. One
+// that is far away is one.
+type Expecter interface {
+	// Expect says which messages will be read after the next one, and in what order,
+	// if all goes on as it did. It is a guess: any of them may be read, or none.
+	Expect(uids []UID)
+}
+
 // Resumer goes on with sessions that an Opener began: after a call of its own,
 // or when a shard has changed its owner in mid-session.
 type Resumer interface {

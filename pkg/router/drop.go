@@ -19,6 +19,7 @@ type drop struct {
 
 	current maildrop.Drop // nil: none
 	at      string        // the owner that current is at
+	run     run           // of messages that were read, from another region
 }
 
 // Info is what Open answered with.
@@ -91,9 +92,13 @@ func (d *drop) List(ctx context.Context) ([]maildrop.Entry, error) {
 func (d *drop) Read(ctx context.Context, uid maildrop.UID, offset uint64, w io.Writer) (uint64, error) {
 	const op = "router.read"
 	s := &sink{w: w}
+	expected := d.expect(uid, offset)
 	err := d.router.repeat(ctx, &call{
 		op: op, address: d.info.Address, errand: session, moved: s.taken,
 		do: d.with(func(ctx context.Context, behind maildrop.Drop) error {
+			if e, ok := behind.(maildrop.Expecter); ok && len(expected) > 0 {
+				e.Expect(expected)
+			}
 			_, err := behind.Read(ctx, uid, offset+s.n, s)
 			if s.err != nil {
 				return final{&maildrop.Error{Op: op, Kind: maildrop.Canceled, Err: s.err}}
@@ -101,7 +106,18 @@ func (d *drop) Read(ctx context.Context, uid maildrop.UID, offset uint64, w io.W
 			return err
 		}),
 	})
+	if err != nil {
+		d.run = run{} // a TOP that has enough, too: whole messages would be fetched in vain
+	}
 	return s.n, err
+}
+
+// expect guesses what will be read after the message, if that is far away.
+func (d *drop) expect(uid maildrop.UID, offset uint64) []maildrop.UID {
+	if !d.listed || offset > 0 || !d.router.far(d.info.Address) {
+		return nil
+	}
+	return d.run.expect(d.entries, uid)
 }
 
 // Remove removes messages of the snapshot.

@@ -63,6 +63,12 @@ func (r *Router) placeIn(ctx context.Context, op, region string, known bool, add
 	return place{region: region, gateway: home.Gateway}, nil
 }
 
+// far reports whether an address is at home in another region.
+func (r *Router) far(address maildrop.Address) bool {
+	_, account, known := r.config.Directory.Domain(address.Domain())
+	return known && account.Region != r.config.Region
+}
+
 // admit refuses callers of other regions at the gateway of a region that takes
 // no relayed sessions.
 func (r *Router) admit(ctx context.Context, op string, what errand) error {

@@ -51,6 +51,12 @@
 //     Alias by a gateway: the caller can go there and a gateway never relays on.
 //   - 2026-11-23: Check has one second and one try. A session goes on when it
 //     fails for want of an answer, and the next command asks again.
+//   - 2026-11-25: from another region, messages that are read in the listing's order, up or
+//     down, are asked for many at a time, eight more with each one that was read so. 500 messages of
+//     10 KB, one by one, at a round trip of 150 ms take 0.7 s instead of 75 s, and one
+//     message of as many octets 0.3 s (BenchmarkFarDownload). A reader that stops in
+//     the middle, as TOP does, is told nothing ahead. Refused: to fetch ahead at the first message; most
+//     polls fetch one or none.
 package router
 
 import (

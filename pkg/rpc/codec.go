@@ -17,6 +17,7 @@ import (
 // The numbers of the fields that are framed by hand; see maildrop.proto.
 const (
 	fieldReadData     = 1 // ReadResponse.data
+	fieldReadEnd      = 2 // ReadResponse.end
 	fieldDeliverData  = 2 // DeliverRequest.data
 	fieldListingUIDs  = 1 // Listing.uids
 	fieldListingSizes = 2 // Listing.sizes
@@ -62,6 +63,7 @@ type frame struct {
 	field  protowire.Number
 	data   mem.Buffer  // to be sent
 	reader *mem.Reader // received
+	end    bool        // received: fieldReadEnd, of a ReadResponse
 }
 
 func (f *frame) encode() mem.BufferSlice {
@@ -85,7 +87,8 @@ func (f *frame) decode(data mem.BufferSlice) error {
 	return f.decodeSlowly(data.Materialize())
 }
 
-// decodeSlowly takes what a sender of a later version may have added.
+// decodeSlowly takes a message's end, and what a sender of a later version may have
+// added.
 func (f *frame) decodeSlowly(b []byte) error {
 	var octets []byte
 	for len(b) > 0 {
@@ -97,8 +100,12 @@ func (f *frame) decodeSlowly(b []byte) error {
 		if size < 0 {
 			return errFrame
 		}
-		if number == f.field && kind == protowire.BytesType {
+		switch {
+		case number == f.field && kind == protowire.BytesType:
 			octets, _ = protowire.ConsumeBytes(b[n:])
+		case number == fieldReadEnd && f.field == fieldReadData && kind == protowire.VarintType:
+			end, _ := protowire.ConsumeVarint(b[n:])
+			f.end = end != 0
 		}
 		b = b[n+size:]
 	}

@@ -52,6 +52,20 @@ func TestFrameIsTheGeneratedMessage(t *testing.T) {
 	})
 }
 
+// A message's end, as the generated code writes it, is seen, and has no octets.
+func TestEndOfAMessage(t *testing.T) {
+	end, _ := proto.Marshal(&posternv1.ReadResponse{End: true})
+	for field, want := range map[protowire.Number]bool{fieldReadData: true, fieldListingSizes: false} {
+		f := frame{field: field}
+		if err := f.decode(mem.BufferSlice{mem.SliceBuffer(end)}); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := f.writeTo(io.Discard); n != 0 || err != nil || f.end != want {
+			t.Errorf("field %d: end %v, %d octets, %v", field, f.end, n, err)
+		}
+	}
+}
+
 // A later version may add fields, before ours or behind it.
 func TestFrameOfALaterVersion(t *testing.T) {
 	data := protowire.AppendTag(nil, fieldReadData, protowire.BytesType)

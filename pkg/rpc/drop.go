@@ -19,7 +19,12 @@ type drop struct {
 	token   []byte
 	entries []maildrop.Entry // the listing, if listed
 	listed  bool
+
+	expected []maildrop.UID // that will be read after the next one, by the caller's guess
+	ahead    *fetch         // messages on their way; nil: none
 }
+
+var _ maildrop.Expecter = (*drop)(nil)
 
 // Info is what Open answered with.
 func (d *drop) Info() maildrop.Info { return d.info }
@@ -28,7 +33,10 @@ func (d *drop) Info() maildrop.Info { return d.info }
 func (d *drop) Token() []byte { return d.token }
 
 // Close ends the use of the drop. The server keeps nothing of it.
-func (d *drop) Close() error { return nil }
+func (d *drop) Close() error {
+	d.forget()
+	return nil
+}
 
 // List returns the snapshot's listing: the one that came with Open, else the
 // server's. Callers don't change it.
@@ -52,8 +60,15 @@ func (d *drop) List(ctx context.Context) ([]maildrop.Entry, error) {
 	return d.entries, nil
 }
 
-// Read streams a message to w.
-func (d *drop) Read(ctx context.Context, uid maildrop.UID, offset uint64, w io.Writer) (n uint64, err error) {
+// Read streams a message to w. One that is on its way already isn't asked for again.
+func (d *drop) Read(ctx context.Context, uid maildrop.UID, offset uint64, w io.Writer) (uint64, error) {
+	if n, err := d.readAhead(ctx, uid, offset, w); n > 0 || err == nil {
+		return n, err
+	}
+	return d.readOne(ctx, uid, offset, w)
+}
+
+func (d *drop) readOne(ctx context.Context, uid maildrop.UID, offset uint64, w io.Writer) (n uint64, err error) {
 	const op = "rpc.read"
 	wide := d.client.pool.widen()
 	if wide {

@@ -17,6 +17,7 @@ const (
 	maxMechanism     = 32        // octets of a mechanism's name; SASL's have 20 (RFC 4422 section 3.1)
 	maxLanguage      = 32        // octets of a language's tag
 	maxToken         = 4096      // octets of a session's token
+	maxThen          = 1024      // messages that one Read is asked to go on with
 	maxCause         = 512       // octets of a cause on its way to the caller's log
 	maxText          = 512       // octets of words for the user
 	maxFinding       = 8 << 10   // octets of one finding's words: an account may have many networks
@@ -49,6 +50,7 @@ const (
 	connectTimeout   = 3 * time.Second // an address that swallows packets is given up
 	backoffBase      = 50 * time.Millisecond
 	backoffMax       = time.Second
+	fetchIdle        = 10 * time.Second // what was fetched ahead and nobody reads is let go
 	poolIdle         = 10 * time.Minute // a connection without calls is closed after this
 	poolSweep        = time.Minute
 	reloadEvery      = time.Second // certificate files are looked at no more often

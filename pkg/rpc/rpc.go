@@ -78,4 +78,9 @@
 //     gRPC fixes the window when it connects, and a reader that stops keeps it full. On
 //     one machine or in one region narrow windows are as quick; from another region
 //     they give some 400 KB/s at a round trip of 150 ms. Refused: narrow windows for all.
+//   - 2026-11-25: a Read may go on with messages that the caller expects to read next, which
+//     then arrive while the one before is being read, as many octets as its window has. Who
+//     is asked is the router: only from another region is it worth its while. What nobody
+//     reads within 10 s is let go. Refused: many Reads at once, each with a window of
+//     its own, and a cache of messages at the front, which is what windows are already.
 package rpc

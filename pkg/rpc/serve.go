@@ -95,16 +95,36 @@ func (s *maildropServer) Read(in *posternv1.ReadRequest, stream grpc.ServerStrea
 		return err
 	}
 	defer drop.Close()
+	if len(in.GetThen()) > maxThen {
+		return invalid("rpc.read", "too many messages at once")
+	}
 	w := &chunkWriter{stream: stream, field: fieldReadData, chunks: s.chunks}
 	if in.GetSmall() {
 		w.chunks = s.small
 	}
-	// What was read before an error counts: the caller goes on behind it.
-	_, err = drop.Read(stream.Context(), maildrop.UID(in.GetUid()), in.GetOffset(), w)
+	defer w.close()
+	if err := readOne(stream, drop, in.GetUid(), in.GetOffset(), w); err != nil || len(in.GetThen()) == 0 {
+		return err
+	}
+	end := &posternv1.ReadResponse{End: true}
+	for _, uid := range in.GetThen() {
+		if err := stream.Send(end); err != nil {
+			return err
+		}
+		if err := readOne(stream, drop, uid, 0, w); err != nil {
+			return err
+		}
+	}
+	return stream.Send(end)
+}
+
+// readOne sends one message. What was read before an error counts: the caller goes on
+// behind it.
+func readOne(stream grpc.ServerStream, drop maildrop.Drop, uid string, offset uint64, w *chunkWriter) error {
+	_, err := drop.Read(stream.Context(), maildrop.UID(uid), offset, w)
 	if flushed := w.flush(); err == nil {
 		err = flushed
 	}
-	w.close()
 	return err
 }
 

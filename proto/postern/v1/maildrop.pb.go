@@ -531,12 +531,15 @@ func (x *Listing) GetSizes() []uint64 {
 }
 
 type ReadRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	Token         []byte                 `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
-	Uid           string                 `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
-	Offset        uint64                 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
-	Small         bool                   `protobuf:"varint,5,opt,name=small,proto3" json:"small,omitempty"` // in small pieces: the reader keeps many messages at a time
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Address string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Token   []byte                 `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	Uid     string                 `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Offset  uint64                 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
+	Small   bool                   `protobuf:"varint,5,opt,name=small,proto3" json:"small,omitempty"` // in small pieces: the reader keeps many messages at a time
+	// The messages that are to follow, whole and in this order. With them each
+	// message has an end of its own; the first error ends all.
+	Then          []string `protobuf:"bytes,6,rep,name=then,proto3" json:"then,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -606,9 +609,17 @@ func (x *ReadRequest) GetSmall() bool {
 	return false
 }
 
+func (x *ReadRequest) GetThen() []string {
+	if x != nil {
+		return x.Then
+	}
+	return nil
+}
+
 type ReadResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	End           bool                   `protobuf:"varint,2,opt,name=end,proto3" json:"end,omitempty"` // of a message, when others may follow; without data
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -648,6 +659,13 @@ func (x *ReadResponse) GetData() []byte {
 		return x.Data
 	}
 	return nil
+}
+
+func (x *ReadResponse) GetEnd() bool {
+	if x != nil {
+		return x.End
+	}
+	return false
 }
 
 type RemoveRequest struct {
@@ -2071,15 +2089,17 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\x05token\x18\x02 \x01(\fR\x05token\"3\n" +
 	"\aListing\x12\x12\n" +
 	"\x04uids\x18\x01 \x03(\tR\x04uids\x12\x14\n" +
-	"\x05sizes\x18\x02 \x03(\x04R\x05sizes\"}\n" +
+	"\x05sizes\x18\x02 \x03(\x04R\x05sizes\"\x91\x01\n" +
 	"\vReadRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\fR\x05token\x12\x10\n" +
 	"\x03uid\x18\x03 \x01(\tR\x03uid\x12\x16\n" +
 	"\x06offset\x18\x04 \x01(\x04R\x06offset\x12\x14\n" +
-	"\x05small\x18\x05 \x01(\bR\x05small\"\"\n" +
+	"\x05small\x18\x05 \x01(\bR\x05small\x12\x12\n" +
+	"\x04then\x18\x06 \x03(\tR\x04then\"4\n" +
 	"\fReadResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"S\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x10\n" +
+	"\x03end\x18\x02 \x01(\bR\x03end\"S\n" +
 	"\rRemoveRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\fR\x05token\x12\x12\n" +
