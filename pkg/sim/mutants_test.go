@@ -3,14 +3,14 @@ package sim
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"testing"
 	"time"
+
+	"github.com/postern-pop/postern/pkg/internal/mutation"
 )
 
 // mutant is one promise broken: texts of the real code that are replaced. A
@@ -20,27 +20,14 @@ type mutant struct {
 	promise  string
 	quick    bool // found within a second or two: hunted by every go test
 	ledger   bool // by TestLedger; else by TestSim
-	replaced []replacement
+	replaced []mutation.Replacement
 }
-
-// replacement is an exact text that stands once in a file.
-type replacement struct{ file, from, to string }
-
-// mutationSwitch is added to each package that has mutants.
-const mutationSwitch = `package %s
-
-import "os"
-
-var mutation = os.Getenv("POSTERN_SIM_MUTANT")
-
-func mutant(name string) bool { return mutation == name }
-`
 
 const root = "../.." // of the module, from this package
 
 // TestMutants breaks the real code and wants the simulation to notice.
 func TestMutants(t *testing.T) {
-	if os.Getenv("POSTERN_SIM_MUTANT") != "" {
+	if os.Getenv(mutation.Switch) != "" {
 		return // this is a mutant's own run
 	}
 	program := buildMutants(t)
@@ -57,62 +44,13 @@ func TestMutants(t *testing.T) {
 // buildMutants makes one test program of all mutants.
 func buildMutants(t *testing.T) string {
 	t.Helper()
-	dir := t.TempDir()
-	overlay, err := json.Marshal(map[string]any{"Replace": mutate(t, dir)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	list := filepath.Join(dir, "overlay.json")
-	if err := os.WriteFile(list, overlay, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	program := filepath.Join(dir, "mutants.test")
-	build := exec.CommandContext(t.Context(), "go", "test", "-overlay", list, "-c", "-o", program, ".")
-	if output, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("the mutants don't compile; the list needs care: %v\n%s", err, output)
-	}
-	return program
-}
-
-// mutate writes mutated copies into the folder, and says what they stand for.
-func mutate(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	sources := make(map[string]string)
+	var all []mutation.Replacement
 	for _, m := range mutants {
-		for _, r := range m.replaced {
-			source, seen := sources[r.file]
-			if !seen {
-				source = read(t, r.file)
-			}
-			if n := strings.Count(source, r.from); n != 1 {
-				t.Fatalf("mutant %q: the text to replace stands %d times in %s; the list of mutants needs care:\n%s", m.name, n, r.file, r.from)
-			}
-			sources[r.file] = strings.Replace(source, r.from, r.to, 1)
-			room := filepath.Dir(r.file)
-			sources[filepath.Join(room, "mutation.go")] = strings.Replace(mutationSwitch, "%s", filepath.Base(room), 1)
-		}
+		all = append(all, m.replaced...)
 	}
-	replace := make(map[string]string)
-	for file, source := range sources {
-		original, err := filepath.Abs(filepath.Join(root, file))
-		if err != nil {
-			t.Fatal(err)
-		}
-		replace[original] = filepath.Join(dir, strings.ReplaceAll(file, "/", "_"))
-		if err := os.WriteFile(replace[original], []byte(source), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return replace
-}
-
-func read(t *testing.T, file string) string {
-	t.Helper()
-	source, err := os.ReadFile(filepath.Join(root, file))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(source)
+	program := filepath.Join(t.TempDir(), "mutants.test")
+	mutation.Build(t, root, "pkg/sim", all, nil, "test", "-c", "-o", program)
+	return program
 }
 
 var failing = regexp.MustCompile(`seed (\d+): VIOLATED: (.*)`)
@@ -128,7 +66,7 @@ func hunt(t *testing.T, program string, m mutant) {
 		by = "-test.run=^TestLedger$"
 	}
 	run := exec.CommandContext(ctx, program, by, "-test.v")
-	run.Env = append(os.Environ(), "POSTERN_SIM_MUTANT="+m.name, "POSTERN_SIM_SEED=", "POSTERN_SIM_FROM=", "POSTERN_SIM_SECONDS=60")
+	run.Env = append(os.Environ(), mutation.Switch+"="+m.name, "POSTERN_SIM_SEED=", "POSTERN_SIM_FROM=", "POSTERN_SIM_SECONDS=60")
 	output, err := run.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

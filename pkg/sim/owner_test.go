@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/postern-pop/postern/pkg/blob"
+	"github.com/postern-pop/postern/pkg/internal/mutation"
 	"github.com/postern-pop/postern/pkg/maildrop"
 	"github.com/postern-pop/postern/pkg/shard"
 )
@@ -82,7 +83,7 @@ func (o *owner) die(format string, args ...any) {
 // mutant's.
 func (o *owner) clock() time.Duration {
 	now := time.Since(o.world.began)
-	if os.Getenv("POSTERN_SIM_MUTANT") == "clock" {
+	if os.Getenv(mutation.Switch) == "clock" {
 		return now - o.door.slept()
 	}
 	return now
