@@ -108,7 +108,7 @@ func TestExportRoundTrip(t *testing.T) {
 		readMaildir(t, dir, func(e maildrop.Envelope, c *movein.Content) { noError(t, s.Deliver(context.Background(), e, c)) })
 		d, err := s.Open(context.Background(), maildrop.Login{Address: auditedUser, Password: "x"})
 		noError(t, err)
-		entries, err := d.List(context.Background())
+		entries, err := maildrop.Entries(context.Background(), d)
 		noError(t, err)
 		var got []moved
 		for i, e := range entries {
@@ -185,7 +185,7 @@ func TestExportToDovecot(t *testing.T) {
 	a.owns(auditedUser, func(s *shard.Shard) {
 		d, err := s.Open(context.Background(), maildrop.Login{Address: auditedUser, Password: "x"})
 		noError(t, err)
-		entries, err := d.List(context.Background())
+		entries, err := maildrop.Entries(context.Background(), d)
 		noError(t, err)
 		for _, e := range entries {
 			listed = append(listed, string(e.UID))
@@ -221,7 +221,7 @@ func TestExportCommand(t *testing.T) {
 	a.owns(auditedUser, func(s *shard.Shard) {
 		d, err := s.Open(context.Background(), maildrop.Login{Address: auditedUser, Password: "x"})
 		noError(t, err)
-		entries, err := d.List(context.Background())
+		entries, err := maildrop.Entries(context.Background(), d)
 		noError(t, err)
 		noError(t, d.Remove(context.Background(), []maildrop.UID{entries[0].UID}))
 		noError(t, s.Deliver(context.Background(), maildrop.Envelope{ID: maildrop.RandomID(), To: auditedUser}, maildroptest.Text("")))

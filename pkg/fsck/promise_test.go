@@ -121,7 +121,7 @@ func newSmall(t *testing.T, encrypted bool) *small {
 	deliver(30)
 	deliver(1)
 	drop := s.login(o)
-	entries, err := drop.List(t.Context())
+	entries, err := maildrop.Entries(t.Context(), drop)
 	if err != nil || len(entries) != len(bodies) {
 		t.Fatal(err, len(entries))
 	}
@@ -154,7 +154,7 @@ func (s *small) served(memory *blobtest.Memory, what string) (o *opened, damaged
 		s.Fatalf("%s: the shard doesn't open: %v", what, err)
 	}
 	drop := s.login(o)
-	entries, err := drop.List(context.Background())
+	entries, err := maildrop.Entries(context.Background(), drop)
 	if err != nil || len(entries) != len(s.mail) {
 		s.Fatalf("%s: %d messages, want %d: %v", what, len(entries), len(s.mail), err)
 	}

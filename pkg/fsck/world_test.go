@@ -121,7 +121,7 @@ func (w *world) remove(to maildrop.Address, chosen func(*letter) bool) {
 	w.Helper()
 	d, err := w.shard.Open(context.Background(), maildrop.Login{Address: to, Password: "x"})
 	w.ok(err)
-	entries, err := d.List(context.Background())
+	entries, err := maildrop.Entries(context.Background(), d)
 	w.ok(err)
 	var uids []maildrop.UID
 	n := 0

@@ -137,7 +137,7 @@ func (s *scene) message(to maildrop.Address) Body {
 
 func (s *scene) list(d maildrop.Drop) []maildrop.Entry {
 	s.Helper()
-	entries, err := d.List(s.Context())
+	entries, err := maildrop.Entries(s.Context(), d)
 	s.ok(err)
 	return entries
 }

@@ -157,14 +157,15 @@ func (d *boxDrop) Info() maildrop.Info {
 	return info
 }
 
-func (d *boxDrop) List(ctx context.Context) (entries []maildrop.Entry, err error) {
+func (d *boxDrop) List(ctx context.Context) (*maildrop.Listing, error) {
 	if err := d.begin(ctx, OpList); err != nil {
 		return nil, err
 	}
+	l := maildrop.NewListing(len(d.uids), 0)
 	for i, uid := range d.uids {
-		entries = append(entries, maildrop.Entry{UID: uid, Size: unstuffed(d.wire[i])})
+		l.Append(uid, unstuffed(d.wire[i]))
 	}
-	return entries, nil
+	return l, nil
 }
 
 func (d *boxDrop) Read(ctx context.Context, uid maildrop.UID, offset uint64, w io.Writer) (n uint64, err error) {

@@ -279,7 +279,7 @@ func (c *conn) call(ctx context.Context, r Request) (result Result) {
 	case OpCheck:
 		result.Err = c.drop.Check(ctx)
 	case OpList:
-		result.Entries, result.Err = c.drop.List(ctx)
+		result.Listing, result.Err = c.drop.List(ctx)
 	case OpRemove:
 		result.Err = c.drop.Remove(ctx, r.UIDs)
 	}

@@ -196,7 +196,7 @@ func (d *driver) execute(r Request) (result Result) {
 	case OpCheck:
 		result.Err = d.drop.Check(ctx)
 	case OpList:
-		result.Entries, result.Err = d.drop.List(ctx)
+		result.Listing, result.Err = d.drop.List(ctx)
 	case OpRemove:
 		result.Err = d.drop.Remove(ctx, r.UIDs)
 	case OpTLS:

@@ -47,7 +47,7 @@ const (
 	OpMore         // send the reply and call Result at once: it goes on
 	OpOpen         // Opener.Open with Address, and Password or Proof; Result.Info
 	OpCheck        // Drop.Check
-	OpList         // Drop.List; Result.Entries
+	OpList         // Drop.List; Result.Listing
 	OpRead         // Drop.Read of UID, cut as TOP does after Lines if not Whole; Result.Begun
 	OpRemove       // Drop.Remove of UIDs
 	OpChallenge    // Opener.Challenge with Address; Result.Challenge
@@ -79,7 +79,7 @@ type Result struct {
 	Err       error
 	Info      maildrop.Info      // OpOpen
 	Challenge maildrop.Challenge // OpChallenge
-	Entries   []maildrop.Entry   // OpList
+	Listing   *maildrop.Listing  // OpList
 	Begun     bool               // OpRead: Preface and at least one octet went to the client
 }
 
@@ -164,8 +164,8 @@ type Session struct {
 	// TRANSACTION
 	info    maildrop.Info
 	checked time.Time
-	looked  bool     // a command that says something of the maildrop was run
-	listing *listing // nil: not fetched yet
+	looked  bool              // a command that says something of the maildrop was run
+	listing *maildrop.Listing // nil: not fetched yet
 	marks   marks
 	tally   Tally
 }
@@ -202,11 +202,11 @@ func (s *Session) UIDs() (before, after uint64, ok bool) {
 	if s.listing == nil {
 		return 0, 0, false
 	}
-	before = s.listing.hash(nil)
+	before = uidHash(s.listing, nil)
 	if s.tally.Removed == 0 {
 		return before, before, true
 	}
-	return before, s.listing.hash(&s.marks), true
+	return before, uidHash(s.listing, &s.marks), true
 }
 
 // MaxLine is how long the next line may be, in octets with its CRLF. A longer one

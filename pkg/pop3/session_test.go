@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/base64"
 	"fmt"
-	"math"
 	"regexp"
 	"slices"
 	"strconv"
@@ -169,45 +168,27 @@ func TestBadListing(t *testing.T) {
 		"short": {{UID: "a", Size: 30}}, "sum": {{UID: "a", Size: 10}, {UID: "b", Size: 10}},
 		"id": {{UID: "a", Size: 10}, {UID: "b c", Size: 20}}, "none": nil,
 	} {
-		if _, err := newListing(info, entries); err == nil {
+		if err := checkListing(info, maildrop.ListingOf(entries...)); err == nil {
 			t.Errorf("%s: taken", name)
 		}
 	}
 }
 
-// TestListing: the columns give back what went in, for any ids and sizes.
-func TestListing(t *testing.T) {
+// TestMarks: what is marked, of a listing of any sizes.
+func TestMarks(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		uid := rapid.StringMatching(`[!-~]{1,70}`)
-		if rapid.Bool().Draw(t, "fixed") {
-			uid = rapid.StringMatching(`[!-~]{18}`)
-		}
-		entries := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) maildrop.Entry {
-			size := rapid.OneOf(rapid.Uint64Range(0, 1<<20), rapid.Uint64Range(math.MaxUint32-1, math.MaxUint32+1))
-			return maildrop.Entry{UID: maildrop.UID(uid.Draw(t, "uid")), Size: size.Draw(t, "size")}
-		}), 0, 200).Draw(t, "entries")
-		info := maildrop.Info{Count: len(entries)}
-		for _, e := range entries {
-			info.Octets += e.Size
-		}
-		l, err := newListing(info, entries)
-		if err != nil {
-			t.Fatal(err)
-		}
 		var m marks
-		var marked []maildrop.UID
-		var octets uint64
-		for i, e := range entries {
-			if l.uid(i) != e.UID || l.size(i) != e.Size {
-				t.Fatalf("entry %d: %s %d, want %v", i, l.uid(i), l.size(i), e)
-			}
+		l, marked, octets := maildrop.NewListing(0, 0), []maildrop.UID(nil), uint64(0)
+		for i, size := range rapid.SliceOfN(rapid.Uint64(), 0, 200).Draw(t, "sizes") {
+			uid := maildrop.UID(strconv.Itoa(i))
+			l.Append(uid, size)
 			if rapid.Bool().Draw(t, "mark") {
 				m.add(i)
 				m.add(i)
-				marked, octets = append(marked, e.UID), octets+e.Size
+				marked, octets = append(marked, uid), octets+size
 			}
 		}
-		if got := l.marked(&m); !slices.Equal(got, marked) || m.count != len(marked) || l.octets(&m) != octets {
+		if got := m.uids(l); !slices.Equal(got, marked) || m.count != len(marked) || m.octets(l) != octets {
 			t.Fatalf("marked %v, want %v", got, marked)
 		}
 	})

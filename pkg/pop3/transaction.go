@@ -14,7 +14,7 @@ func (s *Session) stat(call) Step {
 		if s.listing == nil {
 			return s.ask(Request{Op: OpList})
 		}
-		octets -= s.listing.octets(&s.marks)
+		octets -= s.marks.octets(s.listing)
 	}
 	s.out = append(s.out, "+OK "...)
 	s.out = strconv.AppendInt(s.out, int64(s.info.Count-s.marks.count), 10)
@@ -57,9 +57,9 @@ func (s *Session) scan(i int) {
 	s.out = strconv.AppendInt(s.out, int64(i+1), 10)
 	s.out = append(s.out, ' ')
 	if s.call.command.capa == "UIDL" {
-		s.out = append(s.out, s.listing.uid(i)...)
+		s.out = append(s.out, s.listing.Octets(i, i+1)...)
 	} else {
-		s.out = strconv.AppendUint(s.out, s.listing.size(i), 10)
+		s.out = strconv.AppendUint(s.out, s.listing.Size(i), 10)
 	}
 	s.out = append(s.out, "\r\n"...)
 }
@@ -68,9 +68,10 @@ func (s *Session) scan(i int) {
 func (s *Session) listed(r Result) Step {
 	err := r.Err
 	if err == nil {
-		s.listing, err = newListing(s.info, r.Entries)
+		err = checkListing(s.info, r.Listing)
 	}
 	if err == nil {
+		s.listing = r.Listing
 		return s.call.command.run(s, s.call)
 	}
 	step := s.trouble(OpList, err)
@@ -86,8 +87,8 @@ func (s *Session) retr(c call) Step {
 	if s.listing == nil {
 		return s.ask(Request{Op: OpList})
 	}
-	size := s.listing.size(c.message)
-	r := Request{Op: OpRead, UID: s.listing.uid(c.message), Lines: c.lines}
+	size := s.listing.Size(c.message)
+	r := Request{Op: OpRead, UID: s.listing.UID(c.message), Lines: c.lines}
 	r.Whole = c.command.args == oneMessage || c.lines >= size
 	if r.Whole {
 		s.first(textOctets, values{octets: size})
@@ -146,7 +147,7 @@ func (s *Session) quit(call) Step {
 		return s.ask(Request{Op: OpList})
 	}
 	s.state = Update
-	return s.ask(Request{Op: OpRemove, UIDs: s.listing.marked(&s.marks)})
+	return s.ask(Request{Op: OpRemove, UIDs: s.marks.uids(s.listing)})
 }
 
 // removed answers QUIT, once it is known what became of the marks.

@@ -1,10 +1,6 @@
 package router
 
-import (
-	"slices"
-
-	"github.com/postern-pop/postern/pkg/maildrop"
-)
+import "github.com/postern-pop/postern/pkg/maildrop"
 
 // How many messages are fetched ahead from another region: of octets, the window of a
 // call bounds it.
@@ -38,25 +34,30 @@ func (r *run) next(number int) (step, count int) {
 
 // number finds a message in the listing: mostly it is next to the one read last. 0: it
 // isn't there.
-func (r *run) number(entries []maildrop.Entry, uid maildrop.UID) int {
+func (r *run) number(l *maildrop.Listing, uid maildrop.UID) int {
 	for _, n := range [...]int{r.last + 1, r.last - 1} {
-		if n > 0 && n <= len(entries) && entries[n-1].UID == uid {
+		if n > 0 && n <= l.Len() && l.UID(n-1) == uid {
 			return n
 		}
 	}
-	return 1 + slices.IndexFunc(entries, func(e maildrop.Entry) bool { return e.UID == uid })
+	for i := range l.Len() {
+		if l.UID(i) == uid {
+			return i + 1
+		}
+	}
+	return 0
 }
 
 // expect is what will be read after the message, if that continues a run.
-func (r *run) expect(entries []maildrop.Entry, uid maildrop.UID) []maildrop.UID {
-	number := r.number(entries, uid)
+func (r *run) expect(l *maildrop.Listing, uid maildrop.UID) []maildrop.UID {
+	number := r.number(l, uid)
 	if number == 0 {
 		return nil
 	}
 	step, count := r.next(number)
 	uids := make([]maildrop.UID, 0, count)
-	for n := number + step; len(uids) < count && n > 0 && n <= len(entries); n += step {
-		uids = append(uids, entries[n-1].UID)
+	for n := number + step; len(uids) < count && n > 0 && n <= l.Len(); n += step {
+		uids = append(uids, l.UID(n-1))
 	}
 	return uids
 }

@@ -9,9 +9,9 @@ import (
 )
 
 func TestRun(t *testing.T) {
-	listing := make([]maildrop.Entry, 2000)
-	for i := range listing {
-		listing[i].UID = maildrop.UID(fmt.Sprint(i + 1))
+	listing := &maildrop.Listing{}
+	for i := range 2000 {
+		listing.Append(maildrop.UID(fmt.Sprint(i+1)), 1)
 	}
 	for name, c := range map[string]struct {
 		read  []int // numbers, one after the other

@@ -369,7 +369,7 @@ func TestNodeDiesWhileReading(t *testing.T) {
 			must(s.Deliver(t.Context(), maildrop.Envelope{ID: maildrop.RandomID(), To: anna}, message))
 			drop, err := s.Open(t.Context(), maildrop.Login{Address: anna, Password: maildroptest.Password})
 			must(err)
-			entries, err := drop.List(t.Context())
+			entries, err := maildrop.Entries(t.Context(), drop)
 			must(err)
 
 			var wait sync.WaitGroup

@@ -14,8 +14,7 @@ type drop struct {
 	router  *Router
 	info    maildrop.Info
 	token   []byte
-	entries []maildrop.Entry
-	listed  bool
+	listing *maildrop.Listing // nil: not asked for yet
 
 	current maildrop.Drop // nil: none
 	at      string        // the owner that current is at
@@ -68,23 +67,23 @@ func (d *drop) with(use func(context.Context, maildrop.Drop) error) func(context
 }
 
 // List returns the snapshot's listing. It asks once.
-func (d *drop) List(ctx context.Context) ([]maildrop.Entry, error) {
-	if d.listed {
-		return d.entries, nil
+func (d *drop) List(ctx context.Context) (*maildrop.Listing, error) {
+	if d.listing != nil {
+		return d.listing, nil
 	}
-	var entries []maildrop.Entry
+	var listing *maildrop.Listing
 	err := d.router.repeat(ctx, &call{
 		op: "router.list", address: d.info.Address, errand: session, bounded: true,
 		do: d.with(func(ctx context.Context, behind maildrop.Drop) (err error) {
-			entries, err = behind.List(ctx)
+			listing, err = behind.List(ctx)
 			return err
 		}),
 	})
 	if err != nil {
 		return nil, err
 	}
-	d.entries, d.listed = entries, true
-	return entries, nil
+	d.listing = listing
+	return listing, nil
 }
 
 // Read streams a message to w. After a break it goes on behind the last octet
@@ -114,10 +113,10 @@ func (d *drop) Read(ctx context.Context, uid maildrop.UID, offset uint64, w io.W
 
 // expect guesses what will be read after the message, if that is far away.
 func (d *drop) expect(uid maildrop.UID, offset uint64) []maildrop.UID {
-	if !d.listed || offset > 0 || !d.router.far(d.info.Address) {
+	if d.listing == nil || offset > 0 || !d.router.far(d.info.Address) {
 		return nil
 	}
-	return d.run.expect(d.entries, uid)
+	return d.run.expect(d.listing, uid)
 }
 
 // Remove removes messages of the snapshot.

@@ -185,8 +185,8 @@ type opened struct {
 func (d *opened) Info() maildrop.Info { return maildrop.Info{Address: d.address, Node: d.name} }
 func (d *opened) Token() []byte       { return d.shown }
 func (d *opened) Close() error        { return nil }
-func (d *opened) List(ctx context.Context) ([]maildrop.Entry, error) {
-	return []maildrop.Entry{{UID: "u", Size: 1}}, d.call(ctx, "list "+string(d.shown))
+func (d *opened) List(ctx context.Context) (*maildrop.Listing, error) {
+	return maildrop.ListingOf(maildrop.Entry{UID: "u", Size: 1}), d.call(ctx, "list "+string(d.shown))
 }
 func (d *opened) Read(ctx context.Context, uid maildrop.UID, offset uint64, w io.Writer) (uint64, error) {
 	if d.read != nil {

@@ -74,17 +74,18 @@ func BenchmarkDeliver(b *testing.B) {
 func BenchmarkList(b *testing.B) {
 	entries := make([]maildrop.Entry, 50_000)
 	for i := range entries {
-		entries[i] = maildrop.Entry{UID: maildrop.UID(fmt.Sprintf("unique-id-of-%011d", i)), Size: uint64(1000 + i)}
+		entries[i] = maildrop.Entry{UID: maildrop.UID(fmt.Sprintf("of24octets%014d", i)), Size: uint64(1000 + i)}
 	}
+	listing := maildrop.ListingOf(entries...)
 	c := connect(b, &script{drop: func(maildrop.Info, []byte) maildrop.Drop {
-		return &scriptDrop{list: func(context.Context) ([]maildrop.Entry, error) { return entries, nil }}
+		return &scriptDrop{list: func(context.Context) (*maildrop.Listing, error) { return listing, nil }}
 	}})
 	b.ReportAllocs()
 	cpu(b)
 	for b.Loop() {
 		drop, _ := c.Resume(b.Context(), maildrop.Info{Address: anna, Count: len(entries)}, nil)
-		if got, err := drop.List(b.Context()); err != nil || len(got) != len(entries) {
-			b.Fatal(len(got), err)
+		if got, err := drop.List(b.Context()); err != nil || got.Len() != len(entries) {
+			b.Fatal(got.Len(), err)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -265,7 +266,9 @@ func TestServerAgainstGeneratedClient(t *testing.T) {
 					n, err := io.WriteString(w, "octets\r\n")
 					return uint64(n), err
 				},
-				list: func(context.Context) ([]maildrop.Entry, error) { return []maildrop.Entry{{UID: "u", Size: 8}}, nil },
+				list: func(context.Context) (*maildrop.Listing, error) {
+					return maildrop.ListingOf(maildrop.Entry{UID: "u", Size: 8}), nil
+				},
 			}
 		},
 	}
@@ -288,7 +291,7 @@ func TestServerAgainstGeneratedClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m, err := listing.Recv(); err != nil || len(m.GetUids()) != 1 || m.GetUids()[0] != "u" || m.GetSizes()[0] != 8 {
+	if m, err := listing.Recv(); err != nil || string(m.GetOctets()) != "u" || !slices.Equal(m.GetSizes(), []uint64{8}) {
 		t.Errorf("listed %v, %v", m, err)
 	}
 

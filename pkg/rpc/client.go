@@ -124,10 +124,10 @@ func (c *Client) Open(ctx context.Context, login maildrop.Login) (maildrop.Drop,
 		return nil, err
 	}
 	d := &drop{client: c, info: infoFromWire(&out), token: out.GetToken()}
-	if l := out.GetListing(); l != nil || d.info.Count == 0 {
-		entries, ok := entriesFromWire(l)
-		if ok && len(entries) == d.info.Count {
-			d.entries, d.listed = entries, true
+	if d.info.Count <= inlineListing {
+		l := maildrop.NewListing(d.info.Count, d.info.Count*typicalUID)
+		if err := appendListing(l, out.GetListing()); err == nil && l.Len() == d.info.Count {
+			d.listing = l
 		}
 	}
 	return d, nil

@@ -10,24 +10,19 @@ import (
 	_ "google.golang.org/grpc/encoding/proto" // the codec of all other messages
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
-
-	"github.com/postern-pop/postern/pkg/maildrop"
 )
 
 // The numbers of the fields that are framed by hand; see maildrop.proto.
 const (
-	fieldReadData     = 1 // ReadResponse.data
-	fieldReadEnd      = 2 // ReadResponse.end
-	fieldDeliverData  = 2 // DeliverRequest.data
-	fieldListingUIDs  = 1 // Listing.uids
-	fieldListingSizes = 2 // Listing.sizes
+	fieldReadData    = 1 // ReadResponse.data
+	fieldReadEnd     = 2 // ReadResponse.end
+	fieldDeliverData = 2 // DeliverRequest.data
 )
 
 var errFrame = errors.New("malformed message on the wire")
 
-// codec is the protobuf codec with two short cuts for messages that are mostly
-// octets (frame) or mostly many small fields (listing). It yields and takes
-// exactly what the generated code does.
+// codec is the protobuf codec with a short cut for messages that are mostly octets
+// (frame). It yields and takes exactly what the generated code does.
 type codec struct{ proto encoding.CodecV2 }
 
 func newCodec() codec { return codec{encoding.GetCodecV2("proto")} }
@@ -37,11 +32,8 @@ func (codec) Name() string { return "proto" }
 
 // Marshal encodes a message. A frame's buffers become the transport's.
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
-	switch m := v.(type) {
-	case *frame:
+	if m, ok := v.(*frame); ok {
 		return m.encode(), nil
-	case *listing:
-		return mem.BufferSlice{mem.SliceBuffer(m.encode())}, nil
 	}
 	return c.proto.Marshal(v)
 }
@@ -49,11 +41,8 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 // Unmarshal decodes a message. A frame keeps the transport's buffers until it
 // is closed.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
-	switch m := v.(type) {
-	case *frame:
+	if m, ok := v.(*frame); ok {
 		return m.decode(data)
-	case *listing:
-		return m.decode(data.Materialize())
 	}
 	return c.proto.Unmarshal(data, v)
 }
@@ -140,88 +129,6 @@ func (f *frame) writeTo(w io.Writer) (n uint64, err error) {
 		}
 	}
 	return n, nil
-}
-
-// listing is a Listing whose entries never become a message of the generated
-// code: 50,000 of them are one allocation, and not 50,000.
-type listing struct{ entries []maildrop.Entry }
-
-func (l *listing) encode() []byte {
-	octets, sizes := 0, 0
-	for _, e := range l.entries {
-		octets += protowire.SizeBytes(len(e.UID)) + 1
-		sizes += protowire.SizeVarint(e.Size)
-	}
-	b := make([]byte, 0, octets+sizes+1+binary.MaxVarintLen64)
-	for _, e := range l.entries {
-		b = protowire.AppendTag(b, fieldListingUIDs, protowire.BytesType)
-		b = protowire.AppendString(b, string(e.UID))
-	}
-	if len(l.entries) == 0 {
-		return b
-	}
-	b = protowire.AppendTag(b, fieldListingSizes, protowire.BytesType)
-	b = protowire.AppendVarint(b, uint64(sizes))
-	for _, e := range l.entries {
-		b = protowire.AppendVarint(b, e.Size)
-	}
-	return b
-}
-
-// decode appends the entries of one message. The UIDs share one string.
-func (l *listing) decode(b []byte) error {
-	text := string(b)
-	first := len(l.entries) // of this message
-	sized := first
-	for at := 0; at < len(b); {
-		if end := shortUID(b, at); end > 0 {
-			l.entries = append(l.entries, maildrop.Entry{UID: maildrop.UID(text[at+2 : end])})
-			at = end
-			continue
-		}
-		number, kind, n := protowire.ConsumeTag(b[at:])
-		if n < 0 {
-			return errFrame
-		}
-		at += n
-		size := protowire.ConsumeFieldValue(number, kind, b[at:])
-		if size < 0 {
-			return errFrame
-		}
-		value := b[at : at+size]
-		switch {
-		case number == fieldListingUIDs && kind == protowire.BytesType:
-			octets, _ := protowire.ConsumeBytes(value)
-			l.entries = append(l.entries, maildrop.Entry{UID: maildrop.UID(text[at+size-len(octets) : at+size])})
-		case number == fieldListingSizes && kind == protowire.BytesType:
-			packed, _ := protowire.ConsumeBytes(value)
-			for len(packed) > 0 {
-				v, k := protowire.ConsumeVarint(packed)
-				if k < 0 || sized >= len(l.entries) {
-					return errFrame
-				}
-				l.entries[sized].Size, packed = v, packed[k:]
-				sized++
-			}
-		}
-		at += size
-	}
-	if sized != len(l.entries) {
-		return errFrame
-	}
-	return nil
-}
-
-// shortUID is where a unique-id ends that begins at an octet; 0: there is none of less
-// than 128 octets. All of ours are so short, and the general way takes three times as long.
-func shortUID(b []byte, at int) (end int) {
-	if len(b)-at < 2 || b[at] != fieldListingUIDs<<3|byte(protowire.BytesType) || b[at+1] >= 1<<7 {
-		return 0
-	}
-	if end = at + 2 + int(b[at+1]); end > len(b) {
-		return 0
-	}
-	return end
 }
 
 // chunks is a pool of buffers of one size. gRPC's own pools have none of chunkOctets,

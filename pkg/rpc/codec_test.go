@@ -3,8 +3,6 @@ package rpc
 import (
 	"bytes"
 	"io"
-	"reflect"
-	"slices"
 	"testing"
 
 	"google.golang.org/grpc/mem"
@@ -12,7 +10,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
-	"github.com/postern-pop/postern/pkg/maildrop"
 	posternv1 "github.com/postern-pop/postern/proto/postern/v1"
 )
 
@@ -55,7 +52,7 @@ func TestFrameIsTheGeneratedMessage(t *testing.T) {
 // A message's end, as the generated code writes it, is seen, and has no octets.
 func TestEndOfAMessage(t *testing.T) {
 	end, _ := proto.Marshal(&posternv1.ReadResponse{End: true})
-	for field, want := range map[protowire.Number]bool{fieldReadData: true, fieldListingSizes: false} {
+	for field, want := range map[protowire.Number]bool{fieldReadData: true, fieldReadEnd: false} {
 		f := frame{field: field}
 		if err := f.decode(mem.BufferSlice{mem.SliceBuffer(end)}); err != nil {
 			t.Fatal(err)
@@ -86,45 +83,6 @@ func TestFrameOfALaterVersion(t *testing.T) {
 	}
 }
 
-func TestListingIsTheGeneratedMessage(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		var entries []maildrop.Entry
-		for range rapid.IntRange(0, 40).Draw(t, "entries") {
-			entries = append(entries, maildrop.Entry{
-				UID:  maildrop.UID(rapid.StringMatching(`[!-~]{1,70}`).Draw(t, "uid")),
-				Size: rapid.Uint64().Draw(t, "size"),
-			})
-		}
-		var generated posternv1.Listing
-		if err := proto.Unmarshal((&listing{entries: entries}).encode(), &generated); err != nil {
-			t.Fatal(err)
-		}
-		read, ok := entriesFromWire(&generated)
-		if !ok || len(read) != len(entries) || len(entries) > 0 && !reflect.DeepEqual(read, entries) {
-			t.Fatalf("generated code read %v, sent %v", read, entries)
-		}
-		theirs, _ := proto.Marshal(entriesToWire(entries))
-		l := listing{entries: entries[:len(entries):len(entries)]}
-		if err := l.decode(theirs); err != nil {
-			t.Fatal(err)
-		}
-		if want := slices.Concat(entries, entries); !reflect.DeepEqual(l.entries, want) {
-			t.Fatalf("appended to %v, want %v", l.entries, want)
-		}
-	})
-}
-
-func TestListingWithoutItsSizesIsRefused(t *testing.T) {
-	for _, l := range []*posternv1.Listing{
-		{Uids: []string{"a", "b"}, Sizes: []uint64{1}}, {Uids: []string{"a"}, Sizes: []uint64{1, 2}}, {Sizes: []uint64{1}},
-	} {
-		b, _ := proto.Marshal(l)
-		if err := new(listing).decode(b); err == nil {
-			t.Errorf("%v was taken", l)
-		}
-	}
-}
-
 // Whatever arrives, the decoders agree with the generated code about the octets
 // and never panic.
 func FuzzFrame(f *testing.F) {
@@ -144,21 +102,6 @@ func FuzzFrame(f *testing.F) {
 		}
 		if got, _ := io.ReadAll(fr.reader); !bytes.Equal(got, generated.Data) {
 			t.Fatalf("got %q, generated code %q", got, generated.Data)
-		}
-	})
-}
-
-func FuzzListing(f *testing.F) {
-	good, _ := proto.Marshal(&posternv1.Listing{Uids: []string{"a", "bc"}, Sizes: []uint64{1, 1 << 40}})
-	f.Add(good)
-	f.Fuzz(func(t *testing.T, b []byte) {
-		var l listing
-		if err := l.decode(b); err != nil {
-			return
-		}
-		again := listing{}
-		if err := again.decode(l.encode()); err != nil || len(again.entries) != len(l.entries) {
-			t.Fatalf("%v became %v (%v)", l.entries, again.entries, err)
 		}
 	})
 }

@@ -79,26 +79,6 @@ func infoToWire(info maildrop.Info, token []byte) *posternv1.OpenResponse {
 	}
 }
 
-func entriesToWire(entries []maildrop.Entry) *posternv1.Listing {
-	l := &posternv1.Listing{Uids: make([]string, len(entries)), Sizes: make([]uint64, len(entries))}
-	for i, e := range entries {
-		l.Uids[i], l.Sizes[i] = string(e.UID), e.Size
-	}
-	return l
-}
-
-func entriesFromWire(l *posternv1.Listing) ([]maildrop.Entry, bool) {
-	uids, sizes := l.GetUids(), l.GetSizes()
-	if len(uids) != len(sizes) {
-		return nil, false
-	}
-	entries := make([]maildrop.Entry, len(uids))
-	for i := range uids {
-		entries[i] = maildrop.Entry{UID: maildrop.UID(uids[i]), Size: sizes[i]}
-	}
-	return entries, true
-}
-
 func envelopeToWire(e maildrop.Envelope, body maildrop.Body) *posternv1.Envelope {
 	out := &posternv1.Envelope{
 		Id: e.ID[:], Sender: []byte(e.Sender), Address: string(e.To), Session: e.Session,

@@ -17,8 +17,7 @@ type drop struct {
 	client  *Client
 	info    maildrop.Info
 	token   []byte
-	entries []maildrop.Entry // the listing, if listed
-	listed  bool
+	listing *maildrop.Listing // nil: not fetched yet
 
 	expected []maildrop.UID // that will be read after the next one, by the caller's guess
 	ahead    *fetch         // messages on their way; nil: none
@@ -40,24 +39,33 @@ func (d *drop) Close() error {
 
 // List returns the snapshot's listing: the one that came with Open, else the
 // server's. Callers don't change it.
-func (d *drop) List(ctx context.Context) ([]maildrop.Entry, error) {
+func (d *drop) List(ctx context.Context) (*maildrop.Listing, error) {
 	const op = "rpc.list"
-	if d.listed {
-		return d.entries, nil
+	if d.listing != nil {
+		return d.listing, nil
 	}
-	l := listing{entries: make([]maildrop.Entry, 0, min(d.info.Count, maxListing))}
+	count := min(d.info.Count, maxListing)
+	l := maildrop.NewListing(count, count*typicalUID)
 	in := &posternv1.ListRequest{Address: string(d.info.Address), Token: d.token}
 	err := d.client.answers(ctx, op, posternv1.Maildrop_List_FullMethodName, in, func(stream grpc.ClientStream) error {
-		if len(l.entries) > maxListing {
-			return &maildrop.Error{Op: op, Kind: maildrop.Internal, Err: fmt.Errorf("listing of more than %d messages", maxListing)}
+		var part posternv1.Listing
+		if err := stream.RecvMsg(&part); err != nil {
+			return err
 		}
-		return stream.RecvMsg(&l)
+		err := appendListing(l, &part)
+		if err == nil && l.Len() > maxListing {
+			err = fmt.Errorf("listing of more than %d messages", maxListing)
+		}
+		if err != nil {
+			return &maildrop.Error{Op: op, Kind: maildrop.Internal, Err: err}
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	d.entries, d.listed = l.entries, true
-	return d.entries, nil
+	d.listing = l
+	return l, nil
 }
 
 // Read streams a message to w. One that is on its way already isn't asked for again.

@@ -28,6 +28,9 @@ const (
 	chunkOctets     = 256 << 10 // of a body, in one gRPC message
 	listingChunk    = 4096      // entries in one message of a listing
 	inlineListing   = 256       // entries that Open's answer holds itself
+	maxUID          = 70        // octets of a unique-id (RFC 1939 section 7)
+	typicalUID      = 24        // the same of those we mint
+	typicalRest     = 4         // octets that neighbours' unique-ids don't share
 	smallChunk      = 32 << 10  // the same for a reader that asks for small ones
 	streamWindow    = 4 << 20   // octets under way in one call, each way
 	narrowWindow    = 64 << 10  // the same of a narrow connection

@@ -69,16 +69,16 @@ func (s *script) Addresses(ctx context.Context, account string) ([]maildrop.Addr
 type scriptDrop struct {
 	info   maildrop.Info
 	token  []byte
-	list   func(context.Context) ([]maildrop.Entry, error)
+	list   func(context.Context) (*maildrop.Listing, error)
 	read   func(context.Context, maildrop.UID, uint64, io.Writer) (uint64, error)
 	remove func(context.Context, []maildrop.UID) error
 	check  func(context.Context) error
 }
 
-func (d *scriptDrop) Info() maildrop.Info                                { return d.info }
-func (d *scriptDrop) Token() []byte                                      { return d.token }
-func (d *scriptDrop) Close() error                                       { return nil }
-func (d *scriptDrop) List(ctx context.Context) ([]maildrop.Entry, error) { return d.list(ctx) }
+func (d *scriptDrop) Info() maildrop.Info                                 { return d.info }
+func (d *scriptDrop) Token() []byte                                       { return d.token }
+func (d *scriptDrop) Close() error                                        { return nil }
+func (d *scriptDrop) List(ctx context.Context) (*maildrop.Listing, error) { return d.list(ctx) }
 func (d *scriptDrop) Remove(ctx context.Context, uids []maildrop.UID) error {
 	return d.remove(ctx, uids)
 }
@@ -216,7 +216,7 @@ func always(end func(context.Context) error) *script {
 		drop: func(info maildrop.Info, token []byte) maildrop.Drop {
 			return &scriptDrop{
 				info: info, token: token,
-				list:   func(ctx context.Context) ([]maildrop.Entry, error) { return nil, end(ctx) },
+				list:   func(ctx context.Context) (*maildrop.Listing, error) { return nil, end(ctx) },
 				read:   func(ctx context.Context, _ maildrop.UID, _ uint64, _ io.Writer) (uint64, error) { return 0, end(ctx) },
 				remove: func(ctx context.Context, _ []maildrop.UID) error { return end(ctx) },
 				check:  end,
@@ -359,7 +359,7 @@ func TestRoundTrip(t *testing.T) {
 		if got != login {
 			t.Errorf("login %+v, sent %+v", got, login)
 		}
-		return &scriptDrop{info: info, token: []byte("one"), list: func(context.Context) ([]maildrop.Entry, error) { return entries, nil }}, nil
+		return &scriptDrop{info: info, token: []byte("one"), list: func(context.Context) (*maildrop.Listing, error) { return maildrop.ListingOf(entries...), nil }}, nil
 	}
 	s.drop = func(got maildrop.Info, token []byte) maildrop.Drop {
 		if got.Address != anna || string(token) != "one" {
@@ -394,7 +394,7 @@ func TestRoundTrip(t *testing.T) {
 		t.Errorf("opened %+v, token %q", drop.Info(), drop.Token())
 	}
 	// The listing came with Open: the resumed Drop has no list to call.
-	if got, err := drop.List(t.Context()); err != nil || !reflect.DeepEqual(got, entries) {
+	if got, err := maildrop.Entries(t.Context(), drop); err != nil || !reflect.DeepEqual(got, entries) {
 		t.Errorf("listed %v, %v", got, err)
 	}
 	if err := drop.Remove(t.Context(), []maildrop.UID{"b", "a"}); err != nil {
@@ -421,7 +421,7 @@ func TestListings(t *testing.T) {
 		for i := range entries {
 			entries[i] = maildrop.Entry{UID: maildrop.UID(fmt.Sprintf("uid%015d", i)), Size: uint64(i) << 20}
 		}
-		d := &scriptDrop{info: maildrop.Info{Address: anna, Count: n}, list: func(context.Context) ([]maildrop.Entry, error) { return entries, nil }}
+		d := &scriptDrop{info: maildrop.Info{Address: anna, Count: n}, list: func(context.Context) (*maildrop.Listing, error) { return maildrop.ListingOf(entries...), nil }}
 		c := connect(t, &script{
 			open: func(context.Context, maildrop.Login) (maildrop.Drop, error) { return d, nil },
 			drop: func(maildrop.Info, []byte) maildrop.Drop { return d },
@@ -432,7 +432,7 @@ func TestListings(t *testing.T) {
 		}
 		resumed, _ := c.Resume(t.Context(), maildrop.Info{Address: anna}, nil)
 		for _, drop := range []maildrop.Drop{opened, resumed} {
-			if got, err := drop.List(t.Context()); err != nil || len(got) != n || n > 0 && !reflect.DeepEqual(got, entries) {
+			if got, err := maildrop.Entries(t.Context(), drop); err != nil || len(got) != n || n > 0 && !reflect.DeepEqual(got, entries) {
 				t.Errorf("listing of %d: got %d entries, %v", n, len(got), err)
 			}
 		}

@@ -50,8 +50,8 @@ func (s *maildropServer) Open(ctx context.Context, in *posternv1.OpenRequest) (*
 	out := infoToWire(info, drop.Token())
 	if info.Count <= inlineListing {
 		// Trouble here is no trouble of Open: the client asks again, by List.
-		if entries, err := drop.List(ctx); err == nil && len(entries) <= inlineListing {
-			out.Listing = entriesToWire(entries)
+		if l, err := drop.List(ctx); err == nil && l.Len() <= inlineListing {
+			out.Listing = listingToWire(l, 0, l.Len())
 		}
 	}
 	return out, nil
@@ -75,16 +75,14 @@ func (s *maildropServer) List(in *posternv1.ListRequest, stream grpc.ServerStrea
 		return err
 	}
 	defer drop.Close()
-	entries, err := drop.List(stream.Context())
+	l, err := drop.List(stream.Context())
 	if err != nil {
 		return err
 	}
-	for len(entries) > 0 {
-		n := min(len(entries), listingChunk)
-		if err := stream.SendMsg(&listing{entries: entries[:n]}); err != nil {
+	for from := 0; from < l.Len(); from += listingChunk {
+		if err := stream.Send(listingToWire(l, from, min(from+listingChunk, l.Len()))); err != nil {
 			return err
 		}
-		entries = entries[n:]
 	}
 	return nil
 }

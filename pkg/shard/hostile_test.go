@@ -130,7 +130,7 @@ func (r *region) session(random *rand.Rand, info maildrop.Info, token []byte) {
 	r.insist(random, func(ctx context.Context, s *Shard) error {
 		d, err := s.Resume(ctx, info, token)
 		if err == nil {
-			entries, err = d.List(ctx)
+			entries, err = maildrop.Entries(ctx, d)
 		}
 		return err
 	})
@@ -184,7 +184,7 @@ func (r *region) audit() {
 	there := make(map[string]int)
 	for _, address := range hostileUsers {
 		d := login(r, r.owner, address)
-		entries, err := d.List(context.Background())
+		entries, err := maildrop.Entries(context.Background(), d)
 		ok(r, err)
 		for _, e := range entries {
 			content := r.fetch(rand.New(rand.NewPCG(1, 1)), d.Info(), d.Token(), e)

@@ -168,7 +168,7 @@ func (d *drop) usable(ctx context.Context, op string) error {
 }
 
 // List returns the snapshot's messages in order of arrival.
-func (d *drop) List(ctx context.Context) ([]maildrop.Entry, error) {
+func (d *drop) List(ctx context.Context) (*maildrop.Listing, error) {
 	if err := d.usable(ctx, "shard.list"); err != nil {
 		return nil, err
 	}

@@ -52,7 +52,7 @@ func TestRetention(t *testing.T) {
 
 func uids(t testing.TB, d maildrop.Drop) (list []maildrop.UID) {
 	t.Helper()
-	entries, err := d.List(t.Context())
+	entries, err := maildrop.Entries(t.Context(), d)
 	ok(t, err)
 	for _, e := range entries {
 		list = append(list, e.UID)

@@ -54,34 +54,22 @@ func (s *state) sum(snap snapshot) (count int, octets uint64) {
 	return count, octets
 }
 
-// list is the snapshot's listing. Its unique-ids are parts of one string: a
-// maildrop of 50,000 messages is listed with four allocations, and looked through once.
-func (s *state) list(snap snapshot) []maildrop.Entry {
+// list is the snapshot's listing. The mailbox is looked through once.
+func (s *state) list(snap snapshot) *maildrop.Listing {
 	box := s.box(snap.address)
 	if box == nil {
-		return nil
+		return &maildrop.Listing{}
 	}
-	entries := make([]maildrop.Entry, 0, len(box.messages))
-	text := make([]byte, 0, len(box.messages)*mintedLength)
-	ends := make([]uint32, 0, len(box.messages))
+	l := maildrop.NewListing(len(box.messages), len(box.messages)*mintedLength)
+	var uid [mintedLength]byte
 	s.each(snap, func(m *message) {
-		e := maildrop.Entry{Size: uint64(m.size)}
 		if m.flags&flagImported != 0 {
-			e.UID = s.uids[m.position]
-		} else {
-			text = s.appendMinted(text, m.position)
-			ends = append(ends, uint32(len(text)))
+			l.Append(s.uids[m.position], uint64(m.size))
+			return
 		}
-		entries = append(entries, e)
+		l.AppendOctets(s.appendMinted(uid[:0], m.position), uint64(m.size))
 	})
-	all, begin := string(text), uint32(0)
-	for i := range entries {
-		if entries[i].UID == "" {
-			entries[i].UID = maildrop.UID(all[begin:ends[0]])
-			begin, ends = ends[0], ends[1:]
-		}
-	}
-	return entries
+	return l
 }
 
 // find finds the snapshot's message of a unique-id, or nil.

@@ -221,7 +221,7 @@ func (m *machine) verify(t *rapid.T) {
 }
 
 func (m *machine) same(t *rapid.T, what string, snap snapshot, want []maildrop.Entry) {
-	if got := m.state.list(snap); !slices.Equal(got, want) {
+	if got := m.state.list(snap).Entries(); !slices.Equal(got, want) {
 		t.Fatalf("%s of %s lists %v, want %v", what, snap.address, got, want)
 	}
 	octets := uint64(0)

@@ -22,7 +22,7 @@ func (w *world) viewed(v *View) {
 	w.t.Helper()
 	now := time.Now()
 	for _, address := range worldAddresses {
-		entries, err := w.login(address).List(context.Background())
+		entries, err := maildrop.Entries(context.Background(), w.login(address))
 		w.must(err)
 		var lives []Message
 		for m := range v.Messages(address) {

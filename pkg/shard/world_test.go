@@ -152,7 +152,7 @@ func (w *world) verify() {
 			}
 		}
 		d := w.login(address)
-		entries, err := d.List(context.Background())
+		entries, err := maildrop.Entries(context.Background(), d)
 		w.must(err)
 		if len(entries) != len(want) {
 			w.t.Fatalf("%s lists %d messages, want %d", address, len(entries), len(want))

@@ -151,7 +151,7 @@ func (w *world) session(name string, address maildrop.Address, auditor bool) {
 			return o, err
 		}
 		o.info, o.token = drop.Info(), drop.Token()
-		o.entries, err = drop.List(ctx)
+		o.entries, err = maildrop.Entries(ctx, drop)
 		return o, err
 	})
 	if by == nil {
@@ -275,7 +275,7 @@ func (l *limited) Write(p []byte) (int, error) {
 
 // listAgain holds the session's listing against what it was at its begin.
 func (s *session) listAgain() {
-	entries, by := resumed(s, "list", func(ctx context.Context, d maildrop.Drop) ([]maildrop.Entry, error) { return d.List(ctx) })
+	entries, by := resumed(s, "list", func(ctx context.Context, d maildrop.Drop) ([]maildrop.Entry, error) { return maildrop.Entries(ctx, d) })
 	if by != nil && !slices.Equal(entries, s.entries) {
 		s.world.violated("2, a session is a snapshot", []string{s.name}, "%s: the listing was %v and is, at %s, %v", s.name, s.entries, by.name, entries)
 	}

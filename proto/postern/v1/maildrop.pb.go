@@ -478,10 +478,15 @@ func (x *ListRequest) GetToken() []byte {
 }
 
 // Listing is a run of entries, columnwise.
+// A part of a listing, in columns. Neighbours' unique-ids are much alike, so of each
+// there is what it doesn't share with the one before it in this message.
 type Listing struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Uids          []string               `protobuf:"bytes,1,rep,name=uids,proto3" json:"uids,omitempty"`
 	Sizes         []uint64               `protobuf:"varint,2,rep,packed,name=sizes,proto3" json:"sizes,omitempty"`
+	Heads         []byte                 `protobuf:"bytes,3,opt,name=heads,proto3" json:"heads,omitempty"`   // of each unique-id: octets that it shares at its begin,
+	Tails         []byte                 `protobuf:"bytes,4,opt,name=tails,proto3" json:"tails,omitempty"`   // and at its end
+	Rests         []byte                 `protobuf:"bytes,5,opt,name=rests,proto3" json:"rests,omitempty"`   // how many are between them
+	Octets        []byte                 `protobuf:"bytes,6,opt,name=octets,proto3" json:"octets,omitempty"` // which those are, one unique-id's behind another's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -516,16 +521,37 @@ func (*Listing) Descriptor() ([]byte, []int) {
 	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{6}
 }
 
-func (x *Listing) GetUids() []string {
+func (x *Listing) GetSizes() []uint64 {
 	if x != nil {
-		return x.Uids
+		return x.Sizes
 	}
 	return nil
 }
 
-func (x *Listing) GetSizes() []uint64 {
+func (x *Listing) GetHeads() []byte {
 	if x != nil {
-		return x.Sizes
+		return x.Heads
+	}
+	return nil
+}
+
+func (x *Listing) GetTails() []byte {
+	if x != nil {
+		return x.Tails
+	}
+	return nil
+}
+
+func (x *Listing) GetRests() []byte {
+	if x != nil {
+		return x.Rests
+	}
+	return nil
+}
+
+func (x *Listing) GetOctets() []byte {
+	if x != nil {
+		return x.Octets
 	}
 	return nil
 }
@@ -2086,10 +2112,13 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	" \x01(\rR\x11loginDelaySeconds\"=\n" +
 	"\vListRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
-	"\x05token\x18\x02 \x01(\fR\x05token\"3\n" +
-	"\aListing\x12\x12\n" +
-	"\x04uids\x18\x01 \x03(\tR\x04uids\x12\x14\n" +
-	"\x05sizes\x18\x02 \x03(\x04R\x05sizes\"\x91\x01\n" +
+	"\x05token\x18\x02 \x01(\fR\x05token\"\x7f\n" +
+	"\aListing\x12\x14\n" +
+	"\x05sizes\x18\x02 \x03(\x04R\x05sizes\x12\x14\n" +
+	"\x05heads\x18\x03 \x01(\fR\x05heads\x12\x14\n" +
+	"\x05tails\x18\x04 \x01(\fR\x05tails\x12\x14\n" +
+	"\x05rests\x18\x05 \x01(\fR\x05rests\x12\x16\n" +
+	"\x06octets\x18\x06 \x01(\fR\x06octetsJ\x04\b\x01\x10\x02\"\x91\x01\n" +
 	"\vReadRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\fR\x05token\x12\x10\n" +
