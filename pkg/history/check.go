@@ -262,5 +262,5 @@ func (b *box) message(uid string) string {
 	return uid
 }
 
-// clock is the time of day of a fact.
-func clock(f fact) string { return f.at.Format("15:04:05.000") }
+// clock is the time of day of a fact, in UTC.
+func clock(f fact) string { return f.at.UTC().Format("15:04:05.000Z") }

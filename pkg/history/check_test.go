@@ -144,19 +144,19 @@ func TestCheckWrongsNobody(t *testing.T) {
 func TestCheckBites(t *testing.T) {
 	for _, test := range []tale{
 		{"never there", func(s *story) { s.delivered(1, 2).ends(1) },
-			[]Finding{{Kept, "anna: message 2 was acknowledged at 03:00:00.000, and was never there"}}},
+			[]Finding{{Kept, "anna: message 2 was acknowledged at 03:00:00.000Z, and was never there"}}},
 		{"lost after it was seen", func(s *story) { s.delivered(1).seen(1).ends() },
-			[]Finding{{Kept, "anna: message 1 (u1) was there at 01:00:00.000, is not in the listing of a session that was opened at 05:00:00.000, and nobody had asked to remove it"}}},
+			[]Finding{{Kept, "anna: message 1 (u1) was there at 01:00:00.000Z, is not in the listing of a session that was opened at 05:00:00.000Z, and nobody had asked to remove it"}}},
 		{"away for a while", func(s *story) { s.delivered(1).seen(1).seen().ends(1) },
-			[]Finding{{Kept, "anna: message 1 (u1) was there at 01:00:00.000, is not in the listing of a session that was opened at 05:00:00.000, and nobody had asked to remove it"}}},
+			[]Finding{{Kept, "anna: message 1 (u1) was there at 01:00:00.000Z, is not in the listing of a session that was opened at 05:00:00.000Z, and nobody had asked to remove it"}}},
 		{"away until it was seen", func(s *story) { s.delivered(1).seen().ends(1) },
-			[]Finding{{Kept, "anna: message 1 (u1) was there at 01:00:00.000, is not in the listing of a session that was opened at 02:00:00.000, and nobody had asked to remove it"}}},
+			[]Finding{{Kept, "anna: message 1 (u1) was there at 01:00:00.000Z, is not in the listing of a session that was opened at 02:00:00.000Z, and nobody had asked to remove it"}}},
 		{"gone before its removal was asked for", func(s *story) { s.delivered(1).seen(1).seen().asked("u1").removed("u1").ends() },
-			[]Finding{{Kept, "anna: message 1 (u1) was there at 01:00:00.000, is not in the listing of a session that was opened at 05:00:00.000, and nobody had asked to remove it"}}},
+			[]Finding{{Kept, "anna: message 1 (u1) was there at 01:00:00.000Z, is not in the listing of a session that was opened at 05:00:00.000Z, and nobody had asked to remove it"}}},
 		{"listed and never fetched", func(s *story) { s.delivered(1).final(s.listed("u1")) },
-			[]Finding{{Kept, "anna: message 1 was acknowledged at 01:00:00.000, and was never there"}}},
+			[]Finding{{Kept, "anna: message 1 was acknowledged at 01:00:00.000Z, and was never there"}}},
 		{"listed and not fetched at the end", func(s *story) { s.delivered(1).seen(1).final(s.listed("u1")) },
-			[]Finding{{Kept, "anna: message 1 (u1) was acknowledged at 01:00:00.000, and is lost"}}},
+			[]Finding{{Kept, "anna: message 1 (u1) was acknowledged at 01:00:00.000Z, and is lost"}}},
 		{"doubled", func(s *story) {
 			session := s.delivered(1).listed("u1", "v1")
 			s.fetched(session, "u1", 1, 1).fetched(session, "v1", 1, 1).final(session)
@@ -180,11 +180,11 @@ func TestCheckBites(t *testing.T) {
 			s.fetched(session, "u1", 0, 7).final(session)
 		}, []Finding{{Exact, "anna: u1 is a message that nobody sent"}}},
 		{"back after +OK", func(s *story) { s.delivered(1).seen(1).asked("u1").removed("u1").ends(1) },
-			[]Finding{{Gone, "anna: message 1 (u1) is back in a session that was opened at 07:00:00.000; its removal was answered +OK at 06:00:00.000"}}},
+			[]Finding{{Gone, "anna: message 1 (u1) is back in a session that was opened at 07:00:00.000Z; its removal was answered +OK at 06:00:00.000Z"}}},
 		{"back after it was gone", func(s *story) { s.delivered(1).seen(1).asked("u1").seen().ends(1) },
-			[]Finding{{Gone, "anna: message 1 (u1) is back in a session that was opened at 08:00:00.000; its removal had been asked for, and at 07:00:00.000 it was gone"}}},
+			[]Finding{{Gone, "anna: message 1 (u1) is back in a session that was opened at 08:00:00.000Z; its removal had been asked for, and at 07:00:00.000Z it was gone"}}},
 		{"back after +OK, again and again", func(s *story) { s.delivered(1).seen(1).asked("u1").removed("u1").seen(1).seen(1).ends(1) },
-			[]Finding{{Gone, "anna: message 1 (u1) is back in a session that was opened at 07:00:00.000; its removal was answered +OK at 06:00:00.000"}}},
+			[]Finding{{Gone, "anna: message 1 (u1) is back in a session that was opened at 07:00:00.000Z; its removal was answered +OK at 06:00:00.000Z"}}},
 		{"one name for two", func(s *story) {
 			s.delivered(1).seen(1).delivered(2)
 			session := s.listed("u1", "u2")
@@ -195,9 +195,9 @@ func TestCheckBites(t *testing.T) {
 			session := s.listed("u1")
 			s.fetched(session, "u1", 2, 2).final(session)
 		}, []Finding{
-			{Gone, "anna: message 1 (u1) is back in a session that was opened at 09:00:00.000; its removal was answered +OK at 06:00:00.000"},
+			{Gone, "anna: message 1 (u1) is back in a session that was opened at 09:00:00.000Z; its removal was answered +OK at 06:00:00.000Z"},
 			{Named, "anna: u1 names message 1 and message 2"},
-			{Kept, "anna: message 2 was acknowledged at 08:00:00.000, and was never there"},
+			{Kept, "anna: message 2 was acknowledged at 08:00:00.000Z, and was never there"},
 		}},
 		{"one name twice in a listing", func(s *story) { s.delivered(1).listed("u1", "u1"); s.ends(1) },
 			[]Finding{{Named, "anna: one listing has u1 twice"}}},
@@ -220,7 +220,7 @@ func TestStaleAnswers(t *testing.T) {
 			s.delivered(1).rests(time.Second).seen(1).rests(time.Second).asked("u1").seen().seen(1).rests(time.Second).ends()
 		}},
 		{"not there for too long", func(s *story) { s.delivered(1).rests(time.Second).seen().ends(1) },
-			[]Finding{{Kept, "anna: message 1 (u1) was there at 00:00:00.010, is not in the listing of a session that was opened at 00:00:01.020, and nobody had asked to remove it"}}},
+			[]Finding{{Kept, "anna: message 1 (u1) was there at 00:00:00.010Z, is not in the listing of a session that was opened at 00:00:01.020Z, and nobody had asked to remove it"}}},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.holds(t, 10*time.Millisecond) })
 	}
