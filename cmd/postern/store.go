@@ -17,6 +17,7 @@ import (
 	"github.com/postern-pop/postern/pkg/blob/measured"
 	"github.com/postern-pop/postern/pkg/blob/s3"
 	"github.com/postern-pop/postern/pkg/blob/sealed"
+	"github.com/postern-pop/postern/pkg/blob/slow"
 	"github.com/postern-pop/postern/pkg/blob/verify"
 	"github.com/postern-pop/postern/pkg/config"
 	"github.com/postern-pop/postern/pkg/run"
@@ -36,7 +37,16 @@ func openStore(ctx context.Context, cfg config.Storage, log *slog.Logger, to pro
 	if err != nil {
 		return nil, nil, err
 	}
+	if cfg.DelayFile != "" {
+		store = slowStore{slow.New(store, string(cfg.DelayFile)), store}
+	}
 	return counting(store, to)
+}
+
+// slowStore is a store that may be late, and how the one within is given up.
+type slowStore struct {
+	*slow.Store
+	io.Closer
 }
 
 // openStoreReadOnly is openStore for who only reads: what is in a directory may belong to

@@ -215,6 +215,7 @@ type Storage struct {
 	S3         *S3         `yaml:"s3,omitempty" want:"endpoints, bucket"`
 	Dir        *Dir        `yaml:"dir,omitempty" want:"path"`
 	Encryption *Encryption `yaml:"encryption,omitempty" want:"key_file or key_uri"` // nil: mail is stored as it is
+	DelayFile  Path        `yaml:"delay_file,omitempty" want:"the path of a file"`  // of package blob/slow; empty: the store is never late
 }
 
 // S3 is a bucket of an S3-compatible store. It exists, and it belongs to this
