@@ -42,7 +42,8 @@ certificates, customers and users, delivers sample messages, writes what scripts
 need to know to DIR/demo.json and prints the same as a table. Ctrl-C stops
 everything in order; the next start on the same directory finds all mail.
 
-Kill what you like: a process that dies is started again after 2 seconds.`
+Kill what you like: a process that dies is started again after 2 seconds. Or let
+postern drill do it, which checks that nothing is lost.`
 }
 
 // Run is the demo's life.
@@ -99,6 +100,9 @@ func (c *demoCmd) layout() (*demoLayout, error) {
 		for i := range all {
 			all[i].Storage = localStorage(dir, all[i].Name)
 		}
+	}
+	for i := range all {
+		all[i].Storage.DelayFile = config.Path(storeSwitch(dir, string(all[i].Name)))
 	}
 	layout, err := layOut(dir, c.BasePort, c.Nodes, all)
 	if err == nil && c.NoLimits {
@@ -180,6 +184,11 @@ func (d *demo) start(ctx context.Context, p *run.Process, restart bool, log *slo
 	if err := startEtcd(ctx, p, d.layout.dir, string(d.layout.etcd), log); err != nil {
 		return err
 	}
+	for _, l := range d.layout.links() {
+		if err := l.start(ctx, p); err != nil {
+			return err
+		}
+	}
 	nursery := newNursery(d.binary, d.out.printf)
 	nursery.changed = d.rewrite
 	p.OnStop("nursery", func(context.Context) error { nursery.close(); return nil })
@@ -252,7 +261,7 @@ func (l *demoLayout) all() []*demoProcess {
 func (d *demo) ready(p *run.Process, users []demoUser) error {
 	gateways := make([]string, 0, len(d.layout.regions))
 	for _, r := range d.layout.regions {
-		gateways = append(gateways, string(r.Gateway))
+		gateways = append(gateways, string(r.gateway))
 	}
 	if err := writeContext(d.layout.dir, systemRegion, gateways); err != nil {
 		return err

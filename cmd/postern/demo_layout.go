@@ -41,9 +41,10 @@ type demoLayout struct {
 // demoRegion is a region of the demo: its file with the addresses and places of
 // this machine, and its processes in the order of their start.
 type demoRegion struct {
-	config.Region
-	pop3s, lmtp config.HostPort
-	processes   []*demoProcess
+	config.Region        // its gateway is a link's address
+	pop3s, lmtp, gateway config.HostPort
+	global, regional     config.HostPort // links to etcd
+	processes            []*demoProcess
 }
 
 // demoProcess is one process of the demo.
@@ -84,8 +85,8 @@ func layOut(dir string, base, nodes int, regions []config.Region) (*demoLayout, 
 		return nil, fmt.Errorf("the demo has room for %d regions, there are %d", maxRegions, len(regions))
 	}
 	nodes = cmp.Or(nodes, 2)
-	// etcd has a port, a region its gateway's, an intake and a front two, a node three.
-	if most := ((portsUsed-otherOffset-1)/max(1, len(regions)) - 5) / 3; nodes < 1 || nodes > most {
+	// etcd has a port, a region its gateway's and three links', an intake and a front two, a node three.
+	if most := ((portsUsed-otherOffset-1)/max(1, len(regions)) - 8) / 3; nodes < 1 || nodes > most {
 		return nil, fmt.Errorf("--nodes %d: expected 1 to %d, for %d regions", nodes, most, len(regions))
 	}
 	pop3s := defaultPOP3S
@@ -102,7 +103,7 @@ func layOut(dir string, base, nodes int, regions []config.Region) (*demoLayout, 
 	layout := &demoLayout{dir: dir, etcd: port()}
 	for i, region := range inPortOrder(regions) {
 		r := &demoRegion{Region: region, pop3s: at(pop3s + i), lmtp: at(base + lmtpOffset + i)}
-		r.Gateway = port()
+		r.gateway, r.Gateway, r.global, r.regional = port(), port(), port(), port()
 		r.File = config.Path(filepath.Join(dir, string(r.Name), "region.yaml"))
 		r.processes = layout.processes(r, nodes, port)
 		layout.regions = append(layout.regions, r)
@@ -125,7 +126,7 @@ func (l *demoLayout) processes(r *demoRegion, nodes int, port func() config.Host
 	front.config.Front = &config.Front{
 		Certificates: []config.Pair{{Cert: config.Path(pair + ".pem"), Key: config.Path(pair + ".key")}},
 		POP3S:        config.Listener{Listen: r.pop3s},
-		Gateway:      config.Gateway{Listen: r.Gateway},
+		Gateway:      config.Gateway{Listen: r.gateway},
 	}
 	all = append(all, intake, front)
 	seeds := make([]config.HostPort, len(all))
@@ -141,11 +142,13 @@ func (l *demoLayout) processes(r *demoRegion, nodes int, port func() config.Host
 func (l *demoLayout) process(r *demoRegion, role string, n int, port func() config.HostPort) *demoProcess {
 	name := role + "-" + strconv.Itoa(n)
 	tls := identityTLS(l.dir, string(r.Name), name)
-	etcd := config.Etcd{Endpoints: []config.HostPort{l.etcd}, TLS: &tls}
+	etcd := func(link config.HostPort) config.Etcd {
+		return config.Etcd{Endpoints: []config.HostPort{link}, TLS: &tls}
+	}
 	return &demoProcess{
 		config: &config.Process{
 			Role: role, Name: config.Name(name), Region: r.Region,
-			Etcd:   config.Etcds{Global: etcd, Regional: etcd},
+			Etcd:   config.Etcds{Global: etcd(r.global), Regional: etcd(r.regional)},
 			TLS:    tls,
 			Gossip: config.Gossip{Bind: port(), KeyFile: config.Path(gossipKey(l.dir))},
 			HTTP:   config.HTTP{Listen: port()},
@@ -187,7 +190,7 @@ func (l *demoLayout) listeners() []listener {
 		doors = append(doors,
 			listener{address: r.pop3s, purpose: string(r.Name) + " POP3S"},
 			listener{address: r.lmtp, purpose: string(r.Name) + " LMTP"})
-		others = append(others, listener{address: r.Gateway, purpose: string(r.Name) + " gateway"})
+		others = append(others, listener{address: r.gateway, purpose: string(r.Name) + " gateway"})
 		for _, p := range r.processes {
 			others = append(others,
 				listener{p.config.Gossip.Bind, p.title() + " gossip", true},
@@ -196,6 +199,9 @@ func (l *demoLayout) listeners() []listener {
 				others = append(others, listener{address: p.config.Mailbox.GRPC.Listen, purpose: p.title() + " gRPC"})
 			}
 		}
+	}
+	for _, link := range l.links() {
+		others = append(others, listener{address: link.listen, purpose: link.name})
 	}
 	return append(append(doors, listener{address: l.etcd, purpose: "etcd"}), others...)
 }

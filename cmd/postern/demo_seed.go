@@ -83,7 +83,7 @@ func seed(ctx context.Context, layout *demoLayout) ([]demoUser, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := grpc.NewClient(string(layout.regions[0].Gateway), grpc.WithTransportCredentials(credentials.NewTLS(with)))
+	conn, err := grpc.NewClient(string(layout.regions[0].gateway), grpc.WithTransportCredentials(credentials.NewTLS(with)))
 	if err != nil {
 		return nil, err
 	}
