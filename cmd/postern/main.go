@@ -5,6 +5,7 @@
 //	standalone               one region in one process
 //	demo                     five regions on this machine
 //	account, domain, …       an operator's commands, through a gateway
+//	drill                    harm to a running cluster, and what its users notice
 //
 // A role is wired in the file that has its name; standalone wires the same
 // functions into one process.
@@ -17,10 +18,12 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"strings"
 
 	"github.com/alecthomas/kong"
 
 	"github.com/postern-pop/postern/pkg/config"
+	"github.com/postern-pop/postern/pkg/drill"
 	"github.com/postern-pop/postern/pkg/movein"
 )
 
@@ -48,6 +51,7 @@ type cli struct {
 	Explain    explainCmd    `cmd:"" group:"Operators" help:"Why a user can or cannot log in, and what the code of a refusal means."`
 	Import     importCmd     `cmd:"" group:"Operators" help:"Move a maildrop in from another server: a Maildir or an mbox."`
 
+	Drill   drillCmd   `cmd:"" group:"Tools" help:"Prove on a running cluster what it promises: kill a node under load, and check that nothing is lost."`
 	Deliver deliverCmd `cmd:"" group:"Tools" help:"Hand a message to an intake."`
 	Store   storeCmd   `cmd:"" group:"Tools" help:"Look at where mail is at rest."`
 	Fsck    fsckCmd    `cmd:"" group:"Tools" help:"Verify all that a region has stored, while it is in use."`
@@ -70,7 +74,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { exited = code }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Vars{"uid_format": movein.DefaultUIDFormat},
+		kong.Vars{"uid_format": movein.DefaultUIDFormat, "drills": strings.Join(drill.Names(), ",")},
 	)
 	if err != nil {
 		fmt.Fprintln(stderr, "postern:", err)

@@ -30,6 +30,7 @@ var rooms = map[string]string{
 	"pkg/blob/s3":       "pkg/blob",
 	"pkg/blob/measured": "pkg/blob",
 	"pkg/blob/verify":   "pkg/blob",
+	"pkg/blob/slow":     "pkg/blob",
 	"pkg/ledger":        "pkg/blob",
 	"pkg/guard":         "",
 	"pkg/shard":         "pkg/ledger pkg/policy pkg/blob pkg/guard pkg/scram",
@@ -55,6 +56,7 @@ var rooms = map[string]string{
 	"pkg/blob/sealed":   "pkg/blob",
 	"pkg/mailclient":    "",
 	"pkg/history":       "",
+	"pkg/drill":         "pkg/mailclient pkg/history",
 
 	// For tests only: no room above may import them.
 	"pkg/archtest":            "",
