@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/postern-pop/postern/pkg/config"
 	"github.com/postern-pop/postern/pkg/run"
@@ -15,7 +19,9 @@ type wiring func(ctx context.Context, p *run.Process, h *host, cfg *config.Proce
 
 // roleFlags are the flags of a role's command.
 type roleFlags struct {
-	Config string `required:"" placeholder:"FILE" help:"The role's configuration file."`
+	Config    string     `required:"" placeholder:"FILE" help:"The role's configuration file."`
+	Name      string     `placeholder:"NAME" help:"The process's name, instead of the file's: for processes that share a file."`
+	Advertise netip.Addr `placeholder:"IP" help:"Where the others reach this process, at the ports that it listens on, instead of what the file says."`
 }
 
 type (
@@ -48,14 +54,40 @@ func (f roleFlags) run(ctx context.Context, role string, wire wiring) error {
 		return config.Problems{{File: f.Config, Line: 1, Key: "role", Found: strconv.Quote(cfg.Role),
 			Expected: role + ", for this command"}}
 	}
+	if err := f.apply(cfg); err != nil {
+		return err
+	}
 	log := serverLog().With("region", string(cfg.Region.Name))
-	return run.Main(ctx, run.Options{Log: log}, func(ctx context.Context, p *run.Process) error {
+	return run.Main(ctx, run.Options{Log: log, Drain: time.Duration(cfg.DrainSeconds) * time.Second}, func(ctx context.Context, p *run.Process) error {
 		h, err := openHost(ctx, p, cfg, log)
 		if err != nil {
 			return err
 		}
 		return wire(ctx, p, h, cfg)
 	})
+}
+
+// apply puts what one process says of itself in place of what its file says.
+func (f roleFlags) apply(cfg *config.Process) error {
+	if f.Name != "" {
+		if err := cfg.Name.UnmarshalText([]byte(f.Name)); err != nil {
+			return fmt.Errorf("--name: found %q, expected up to 63 letters a-z, digits and hyphens", f.Name)
+		}
+	}
+	if !f.Advertise.IsValid() {
+		return nil
+	}
+	cfg.Gossip.Advertise = reachedAt(f.Advertise, cfg.Gossip.Bind)
+	if cfg.Mailbox != nil {
+		cfg.Mailbox.GRPC.Advertise = reachedAt(f.Advertise, cfg.Mailbox.GRPC.Listen)
+	}
+	return nil
+}
+
+// reachedAt is an address with the port of another one.
+func reachedAt(ip netip.Addr, listen config.HostPort) config.HostPort {
+	_, port, _ := net.SplitHostPort(string(listen)) // it has been read as host:port
+	return config.HostPort(net.JoinHostPort(ip.String(), port))
 }
 
 // serverLog is for machines: one JSON object a line, on standard error.

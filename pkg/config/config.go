@@ -127,6 +127,8 @@ type Process struct {
 	// StateDir is where the process keeps what it knows of accounts and owners, for a
 	// start while etcd is away; empty: its neighbours alone know it then.
 	StateDir Path `yaml:"state_dir,omitempty" want:"the path of a directory of this process's own"`
+	// DrainSeconds is how long the process may take to stop, from a signal on; 0: 30.
+	DrainSeconds int `yaml:"drain_seconds,omitempty" want:"seconds, 5 to 3600"`
 
 	Front   *Front   `yaml:"front,omitempty" want:"certificates, pop3s and gateway"`
 	Intake  *Intake  `yaml:"intake,omitempty" want:"lmtp and spool"`

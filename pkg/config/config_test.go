@@ -115,6 +115,10 @@ func TestProblems(t *testing.T) {
 			swap("role: front", "role: frnt"),
 			`:1: role: found "frnt", expected front, intake or mailbox`,
 		},
+		"drain": {
+			swap("role: front", "drain_seconds: 1\nrole: front"),
+			`:1: drain_seconds: found 1, expected 5 to 3600`,
+		},
 		"section of another role": {
 			front + intake,
 			`:27: intake: found a section, expected only the section of role front`,

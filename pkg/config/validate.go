@@ -20,8 +20,12 @@ type section interface{ Validate(report Report) }
 // file is silent.
 type defaulted interface{ setDefaults() }
 
-// Validate reports a role without its section, or with another role's one.
+// Validate reports a role without its section, or with another role's one, and a drain
+// of no use.
 func (p *Process) Validate(report Report) {
+	if p.DrainSeconds != 0 {
+		between(report, "drain_seconds", p.DrainSeconds, 5, 3600)
+	}
 	sections := map[string]bool{RoleFront: p.Front != nil, RoleIntake: p.Intake != nil, RoleMailbox: p.Mailbox != nil}
 	if _, known := sections[p.Role]; !known {
 		report("role", strconv.Quote(p.Role), "front, intake or mailbox")
