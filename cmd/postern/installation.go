@@ -143,7 +143,7 @@ func writeFile(file string, data []byte) error {
 		return err
 	}
 	fresh := file + ".new"
-	if err := os.WriteFile(fresh, data, 0o600); err != nil {
+	if err := os.WriteFile(fresh, data, 0o600); err != nil { //nolint:gosec // G703: where it goes is whoever starts it to say
 		return err
 	}
 	return os.Rename(fresh, file)

@@ -60,6 +60,9 @@ type cli struct {
 	Key     keyCmd     `cmd:"" group:"Tools" help:"The keys that mail at rest is encrypted by."`
 	Config  configCmd  `cmd:"" group:"Tools" help:"Look at configuration files."`
 	Version versionCmd `cmd:"" group:"Tools" help:"Say which build this is."`
+
+	Init      initCmd      `cmd:"" group:"Tools" help:"Make the certificates and keys that a region begins with."`
+	Roundtrip roundtripCmd `cmd:"" group:"Tools" help:"Deliver a message to a test address, fetch it, delete it: does a region work?"`
 }
 
 func main() { os.Exit(command(context.Background(), os.Args[1:], os.Stdout, os.Stderr)) }
