@@ -5,6 +5,7 @@ GO ?= go
 TOOLS := bin/tools
 PROTOS := $(wildcard proto/postern/v1/*.proto)
 VERSITYGW := v1.8.0
+HELM := v3.22.0
 
 .PHONY: help
 help: ## explain every target
@@ -23,16 +24,16 @@ run: build ## start five regions on this machine, with mail in them (ARGS="--bas
 TESTS := POSTERN_TOOLS=required $(TOOLS)/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg --
 
 .PHONY: test
-test: $(TOOLS)/versitygw $(TOOLS)/gotestsum ## everything that needs only Go, curl and openssl: units, scripts, contracts, a cluster of real processes
+test: $(TOOLS)/versitygw $(TOOLS)/helm $(TOOLS)/gotestsum ## everything that needs only Go, curl and openssl: units, scripts, contracts, a cluster of real processes
 	$(TESTS) ./...
 
 .PHONY: race
-race: $(TOOLS)/versitygw $(TOOLS)/gotestsum ## the same with the race detector, long races against the S3 server shortened
+race: $(TOOLS)/versitygw $(TOOLS)/helm $(TOOLS)/gotestsum ## the same with the race detector, long races against the S3 server shortened
 	$(TESTS) -race -short ./...
 
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint ## formatting, vet, golangci-lint, generated code and go.mod up to date
-	@test -z "$$(gofmt -l cmd pkg proto regions .ci)" || { echo "not formatted:"; gofmt -l cmd pkg proto regions .ci; exit 1; }
+	@test -z "$$(gofmt -l cmd deploy pkg proto regions .ci)" || { echo "not formatted:"; gofmt -l cmd deploy pkg proto regions .ci; exit 1; }
 	$(GO) vet ./... ./.ci/client/...
 	$(TOOLS)/golangci-lint run ./...
 	$(GO) mod tidy -diff
@@ -79,6 +80,14 @@ clients: build .ci/client/node/node_modules ## nine real mail clients against th
 	cd $(@D) && npm ci --no-audit --no-fund --ignore-scripts
 	@touch $@
 
+ARCHS := amd64 arm64
+VERSION := $(shell awk '/^appVersion:/{gsub(/"/, ""); print $$2}' deploy/helm/postern/Chart.yaml)
+
+.PHONY: image
+image: ## the container image from scratch, for amd64 and arm64, without Docker (PUSH=REGISTRY/NAME:TAG to push it)
+	$(foreach arch,$(ARCHS),CGO_ENABLED=0 GOOS=linux GOARCH=$(arch) $(GO) build -trimpath -ldflags "-s -w" -o bin/linux-$(arch)/postern ./cmd/postern &&) true
+	cd .ci/image && $(GO) run . -version $(VERSION) -out $(CURDIR)/bin/image $(if $(PUSH),-push $(PUSH)) $(foreach arch,$(ARCHS),-binary $(arch)=$(CURDIR)/bin/linux-$(arch)/postern)
+
 .PHONY: clean
 clean: ## remove what was built and the demo's data
 	rm -rf bin demo
@@ -92,3 +101,8 @@ $(TOOLS)/%: .ci/tools/go.mod
 $(TOOLS)/versitygw:
 	@mkdir -p $(TOOLS)
 	cd / && GOBIN="$(CURDIR)/$(TOOLS)" $(GO) install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW)
+
+# Likewise; four minutes, once. It renders for the Kubernetes that is linked into it.
+$(TOOLS)/helm:
+	@mkdir -p $(TOOLS)
+	cd / && GOBIN="$(CURDIR)/$(TOOLS)" $(GO) install -ldflags "-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=34" helm.sh/helm/v3/cmd/helm@$(HELM)

@@ -51,6 +51,7 @@ var rooms = map[string]string{
 	"pkg/embedetcd":     "",
 	"proto/postern/v1":  "",
 	"regions":           "",
+	"deploy/helm":       "",
 	"cmd/postern":       "*",
 	"pkg/movein":        "pkg/wire",
 	"pkg/blob/sealed":   "pkg/blob",
