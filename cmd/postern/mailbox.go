@@ -54,6 +54,9 @@ func mailbox(ctx context.Context, p *run.Process, h *host, cfg *config.Process) 
 		Store: store, Seal: sealing, Rules: h.view, Auth: verifier, Etcd: h.regional,
 		Address: string(address), Zone: cfg.Mailbox.Zone, Gossip: me.gossip,
 		CacheBytes: cache, BudgetBytes: plan.waiting,
+		Prepare: func(ctx context.Context, address string, shard int) error {
+			return me.pool.Client(address).Prepare(ctx, shard)
+		},
 		Log: me.log, Registerer: me.metrics,
 	})
 	if err != nil {
@@ -67,6 +70,7 @@ func mailbox(ctx context.Context, p *run.Process, h *host, cfg *config.Process) 
 		TLS: with, Service: shards, Allow: rpc.NodeAllow(string(cfg.Region.Name)), Snapshots: h.routes.tell,
 		BodyBytes: plan.arriving,
 		Holdings:  func() []*posternv1.ShardInfo { return holdingsToWire(shards.Census()) },
+		Prepare:   shards.Prepare,
 		Log:       me.log, Registerer: me.metrics,
 	})
 	if err := serve(ctx, p, "grpc", string(cfg.Mailbox.GRPC.Listen), server.Serve, stopper(server.Stop)); err != nil {

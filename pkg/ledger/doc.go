@@ -125,6 +125,10 @@
 //	                         ▼                     the context ended
 //	                       FENCED                       BROKEN
 //
+// Prepare does what is above the fence, beside an owner at work, up to the first hole.
+// An Open that is given the result lists what is behind it and goes on from there; within ten
+// minutes nothing of that was deleted. Damage that it meets makes it start over.
+//
 // The old owner's next append goes to the sequence that the fence has, or to one
 // before it, which the newcomer then reads: nothing acknowledged is missed and
 // nothing is acknowledged later. An object whose epoch is below a fence before it

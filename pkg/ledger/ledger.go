@@ -45,6 +45,10 @@ type Config struct {
 	Fenced uint64       // an epoch that is known to have begun: a ledger that ends before it has lost its end
 	Log    *slog.Logger // nil: none
 
+	// Prepared is what Prepare has read of this ledger already, for one Open; nil: nothing.
+	// Its State goes on, unless the ledger has to be read anew, into another one.
+	Prepared *Prepared
+
 	// Clock is the time since some moment in the past. It must go on while the
 	// machine sleeps, and never goes back. nil: CLOCK_BOOTTIME.
 	Clock func() time.Duration

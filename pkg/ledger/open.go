@@ -47,9 +47,13 @@ var errAgain = errors.New("the ledger went on meanwhile")
 func Open(ctx context.Context, config Config, begin func() State) (*Ledger, error) {
 	began := time.Now()
 	damaged := []Damage(nil)
-	for {
+	for warm := config.Prepared; ; warm = nil {
 		o := newOpener(config, begin)
-		err := o.run(ctx)
+		attempt := o.run
+		if prepared := warm.resume(config, o.log); prepared != nil {
+			o, attempt = prepared, prepared.goOn
+		}
+		err := attempt(ctx)
 		damaged = append(damaged, o.lost...)
 		switch {
 		case err == nil:
@@ -116,6 +120,34 @@ func newOpener(config Config, begin func() State) *opener {
 
 // run is the attempt: see the package's picture of a take-over.
 func (o *opener) run(ctx context.Context) error {
+	err := o.readAll(ctx)
+	if err == nil {
+		err = o.own(ctx)
+	}
+	return o.judged(ctx, err)
+}
+
+// goOn is an attempt that begins with what was prepared. Whatever fails, reading all
+// may help.
+func (o *opener) goOn(ctx context.Context) error {
+	sound := o.sound
+	o.listed = nil
+	err := o.list(ctx)
+	o.sound = sound // a newer one was read by nobody here
+	if err == nil {
+		err = o.replayTail(ctx)
+	}
+	if err == nil {
+		err = o.own(ctx)
+	}
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, errGone) {
+		return fmt.Errorf("%w: what was prepared can't be gone on from: %w", errAgain, err)
+	}
+	return err
+}
+
+// readAll is the part that changes nothing.
+func (o *opener) readAll(ctx context.Context) error {
 	err := o.list(ctx)
 	if err == nil {
 		err = o.loadNewest(ctx)
@@ -126,9 +158,12 @@ func (o *opener) run(ctx context.Context) error {
 	if err == nil {
 		err = o.replayTail(ctx)
 	}
-	if err == nil {
-		err = o.forgottenEnd(ctx)
-	}
+	return err
+}
+
+// own is the rest: the end of what was read is held against what is known, and fenced.
+func (o *opener) own(ctx context.Context) error {
+	err := o.forgottenEnd(ctx)
 	if err == nil {
 		err = o.reachesAll()
 	}
@@ -141,6 +176,11 @@ func (o *opener) run(ctx context.Context) error {
 	if err == nil {
 		err = o.prove(ctx)
 	}
+	return err
+}
+
+// judged is an attempt's error, or errAgain when the ledger went on under our reading.
+func (o *opener) judged(ctx context.Context, err error) error {
 	if err == nil || errors.Is(err, errAgain) {
 		return err
 	}

@@ -29,6 +29,9 @@ type world struct {
 	seen   [3][]uint64 // what each owner knows to be stored: its checkpoint
 	began  time.Time
 
+	prepared  [3]*Prepared // what each has read ahead
+	histories [3]*history  // into
+
 	mu      sync.Mutex
 	next    uint64            // number of the next message
 	newest  uint64            // epoch of the newest opening that succeeded
@@ -83,7 +86,9 @@ func newWorld(t *testing.T, seed uint64) *world {
 func (w *world) step() {
 	i, j := w.random.IntN(len(w.owners)), w.random.IntN(len(w.owners))
 	patience := []time.Duration{20 * time.Millisecond, 300 * time.Millisecond, 10 * time.Second}[w.random.IntN(3)]
-	switch w.random.IntN(14) {
+	switch w.random.IntN(15) {
+	case 14:
+		w.prepare(i, patience)
 	case 10:
 		w.checkpoint(i, patience)
 	case 11: // what an owner does about space, in two hours
@@ -195,6 +200,22 @@ func (w *world) confirm(owner int, patience time.Duration) {
 	}
 }
 
+// prepare reads the ledger for an opening to come, perhaps much later.
+func (w *world) prepare(owner int, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	h := &history{}
+	var err error
+	if w.prepared[owner], err = Prepare(ctx, w.config(nil), h.begin); errors.Is(err, ErrCorrupt) {
+		w.t.Errorf("Prepare: %v", err)
+	}
+	w.histories[owner] = h
+}
+
+func (w *world) config(prepared *Prepared) Config {
+	return Config{Store: w.store, Prefix: prefix, Clock: func() time.Duration { return time.Since(w.began) }, Prepared: prepared}
+}
+
 // open takes the ledger over and holds what it replays against what is known
 // of messages whose appends had ended before.
 func (w *world) open(owner int, patience time.Duration) {
@@ -207,8 +228,11 @@ func (w *world) open(owner int, patience time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	h := &history{}
-	clock := func() time.Duration { return time.Since(w.began) }
-	l, err := Open(ctx, Config{Store: w.store, Prefix: prefix, Clock: clock}, h.begin)
+	if w.prepared[owner] != nil {
+		h = w.histories[owner]
+	}
+	l, err := Open(ctx, w.config(w.prepared[owner]), h.begin)
+	w.prepared[owner], w.histories[owner] = nil, nil
 	if err != nil {
 		if errors.Is(err, ErrCorrupt) {
 			w.t.Errorf("Open: %v", err)

@@ -36,6 +36,8 @@ type slot struct {
 	opened  chan struct{}      // closed when it isn't acquiring any more
 	gone    chan struct{}      // closed when the slot is empty
 	dropped bool               // while acquiring: it is another's already
+	heir    string             // instance that was told of the shard: see warmth
+	warm    time.Time          // since when that is ready; zero: not yet
 	heat    heat
 }
 

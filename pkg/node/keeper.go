@@ -129,6 +129,9 @@ func (k *keeper) begin(ctx context.Context, action placement.Action, now time.Ti
 			cancel()
 		}
 	case placement.Release:
+		if !k.ready(ctx, action, now) {
+			return
+		}
 		if s := k.holdings.retire(number); s != nil {
 			k.work.Go(func() { k.release(context.WithoutCancel(ctx), s, action.Reason) })
 		} else if !k.holdings.has(number) {
@@ -170,9 +173,12 @@ func (k *keeper) take(ctx context.Context, s *slot, action placement.Action) {
 
 // acquire is the part of take that can fail.
 func (k *keeper) acquire(ctx context.Context, s *slot, seen placement.Claim) (owned, error) {
-	store, err := k.node.seal(ctx, seen.Shard)
-	if err != nil {
-		return nil, err
+	from, ready := k.node.prepared.take(seen.Shard)
+	if !ready {
+		var err error
+		if from.store, err = k.node.seal(ctx, seen.Shard); err != nil {
+			return nil, err
+		}
 	}
 	began := time.Now()
 	claim, err := k.registration.TakeClaim(ctx, seen)
@@ -182,11 +188,15 @@ func (k *keeper) acquire(ctx context.Context, s *slot, seen placement.Claim) (ow
 	k.holdings.claimed(s, claim)
 	k.metrics.phase("acquire", began)
 	began = time.Now()
-	shard, err := k.node.open(ctx, claim, store)
+	shard, err := k.node.open(ctx, claim, from)
 	if err != nil {
 		return nil, err
 	}
-	k.metrics.phase("replay", began)
+	if ready {
+		k.metrics.phase("catch_up", began)
+	} else {
+		k.metrics.phase("replay", began)
+	}
 	opened, err := k.registration.Opened(ctx, claim, shard.Epoch(), shard.Ledger())
 	if err == nil {
 		k.holdings.claimed(s, opened)

@@ -37,18 +37,22 @@ func (k *keeper) notice(ctx context.Context) (reachable bool) {
 	return err == nil
 }
 
-// farewell releases all shards, a few at a time.
+// farewell makes the heirs of all shards ready and releases them, a few at a time.
 func (k *keeper) farewell(ctx context.Context, reachable bool) {
 	var all sync.WaitGroup
 	places := make(chan struct{}, maxFarewells)
+	heirs := placement.Heirs(k.watcher.View(), k.me.Name)
 	for _, number := range k.holdings.serving() {
-		s := k.holdings.retire(number)
-		if s == nil {
-			continue // it has just ended by itself
-		}
 		places <- struct{}{}
 		all.Go(func() {
 			defer func() { <-places }()
+			if reachable {
+				k.prepare(ctx, number, heirs[number], partingTimeout)
+			}
+			s := k.holdings.retire(number)
+			if s == nil {
+				return // it has just ended by itself
+			}
 			if reachable && ctx.Err() == nil {
 				k.release(ctx, s, placement.Draining)
 				return

@@ -53,7 +53,7 @@ func newMetrics(registerer prometheus.Registerer, shards int) (*metrics, error) 
 		}, []string{"transition", "reason", "result"}),
 		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "postern_node_shard_takeover_duration_seconds",
-			Help:    "Takeover time by phase: detect, lease_wait, acquire, replay, total.",
+			Help:    "Takeover time by phase: acquire; replay, or catch_up where the shard was read before it was handed over; total. And prepare, at a former owner: how long its heir took to read the shard.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 		}, []string{"phase"}),
 	}

@@ -40,6 +40,13 @@
 //     from owners that serve. Its place is put back into the view that Plan is asked
 //     with, so Plan knows nothing of it. A death that gossip confirms is no such case and
 //     waits for nothing.
+//   - 2026-11-25: an owner that is to hand a shard over asks its heir to read the shard
+//     first (Prepare), and serves on until that is done, for 10 s at most. What users wait for is
+//     then the end of the ledger, the fence and etcd, however large the shard. Asked is
+//     the heir itself, by a call, and what it has read it keeps for a minute: a word that is lost
+//     costs time and nothing else. Refused: keys in etcd that say who is ready, two more
+//     writes for each shard that moves; and heirs that read ahead of their own accord, who would have to
+//     be waited for without knowing how long.
 //   - 2026-11-23: the process has one instance, the one that it gossips with. So
 //     news of a predecessor's death cannot be mistaken for its successor's.
 package node
@@ -111,6 +118,10 @@ type Config struct {
 	// together; 0: shard.DefaultBudget.
 	BudgetBytes int64
 
+	// Prepare asks the node at an address to make itself ready for a shard that it is
+	// about to be handed, and returns when it is; nil: heirs begin cold.
+	Prepare func(ctx context.Context, address string, shard int) error
+
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 }
@@ -139,11 +150,12 @@ type Node struct {
 	refusals shard.Refusals
 	repack   chan struct{} // a token for the one shard that repacks
 	troubles *troubles
+	prepared preparations
 	started  atomic.Bool
 }
 
-// opener opens a claimed shard on its store, in the claim's epoch or a higher one.
-type opener func(ctx context.Context, claim placement.Claim, store blob.Store) (owned, error)
+// opener opens a claimed shard, in the claim's epoch or a higher one.
+type opener func(ctx context.Context, claim placement.Claim, from source) (owned, error)
 
 // owned is a shard that is ours until it says otherwise. *shard.Shard is one.
 type owned interface {
@@ -184,19 +196,23 @@ func New(config Config) (*Node, error) {
 
 // openShard opens a shard for real. The cache is divided by the region's
 // shards, so that the node that is left with all of them stays within it.
-func (n *Node) openShard(ctx context.Context, claim placement.Claim, store blob.Store) (owned, error) {
-	c := n.config
-	of := shard.Config{
-		Region: c.Region, Number: claim.Shard, Node: c.Name, Ledger: claim.Ledger, Fenced: claim.Fenced,
-		Store: store, Rules: c.Rules, Verify: c.Auth.Verify,
-		Log: c.Log, Metrics: n.metrics.shards, CacheBytes: c.CacheBytes / int64(c.Shards),
-		Budget: n.budget, Refusals: &n.refusals, Repack: n.repack,
-	}
+func (n *Node) openShard(ctx context.Context, claim placement.Claim, from source) (owned, error) {
+	of := n.shardConfig(claim.Shard, from.store)
+	of.Ledger, of.Fenced, of.Prepared = claim.Ledger, claim.Fenced, from.shard
 	opened, err := shard.Open(ctx, of, claim.Epoch)
 	if err != nil {
 		return nil, err // not opened: a nil pointer in an interface is no nil
 	}
 	return opened, nil
+}
+
+func (n *Node) shardConfig(number int, store blob.Store) shard.Config {
+	c := n.config
+	return shard.Config{
+		Region: c.Region, Number: number, Node: c.Name, Store: store, Rules: c.Rules, Verify: c.Auth.Verify,
+		Log: c.Log, Metrics: n.metrics.shards, CacheBytes: c.CacheBytes / int64(c.Shards),
+		Budget: n.budget, Refusals: &n.refusals, Repack: n.repack,
+	}
 }
 
 // Run registers the node and serves until ctx ends; then it hands its shards
@@ -222,6 +238,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	k := newKeeper(n, watcher, registration)
 	k.run(ctx)
+	n.prepared.forget()
 	k.leave(context.WithoutCancel(ctx))
 	return nil
 }

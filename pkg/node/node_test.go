@@ -15,7 +15,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/postern-pop/postern/pkg/blob"
 	"github.com/postern-pop/postern/pkg/blob/blobtest"
 	"github.com/postern-pop/postern/pkg/gossip"
 	"github.com/postern-pop/postern/pkg/maildrop"
@@ -268,14 +267,14 @@ func TestAFailingShardIsTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	tries := make(chan time.Time, 64)
-	n.open = func(ctx context.Context, claim placement.Claim, store blob.Store) (owned, error) {
+	n.open = func(ctx context.Context, claim placement.Claim, from source) (owned, error) {
 		if claim.Shard == 3 {
 			tries <- time.Now()
 			if len(tries) < 3 {
 				return nil, errors.New("damaged")
 			}
 		}
-		return n.openShard(ctx, claim, store)
+		return n.openShard(ctx, claim, from)
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error)

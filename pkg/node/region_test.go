@@ -260,7 +260,7 @@ func series(t *testing.T, from prometheus.Gatherer, name string, values ...strin
 			slices.Sort(have)
 			if slices.Sort(values); family.GetName() == name && (len(values) == 0 || slices.Equal(have, values)) {
 				n++
-				sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+				sum += m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
 			}
 		}
 	}

@@ -33,6 +33,7 @@ const (
 type Action struct {
 	Do     Verb
 	Claim  Claim // as seen; what a transaction compares with
+	Heir   Node  // of a Release: who should have the shard
 	Reason Reason
 }
 
@@ -90,6 +91,16 @@ func newPlanner(view View, me Node, suspects map[string]int64) *planner {
 	return p
 }
 
+// Heirs are who should own each shard once a node is gone; a zero Node where nobody is left.
+func Heirs(view View, without string) []Node {
+	names := heirs(view, map[string]bool{without: true})
+	all := make([]Node, len(names))
+	for shard, name := range names {
+		all[shard] = view.Nodes[name]
+	}
+	return all
+}
+
 // heirs are who should own each shard: as assigned, unless an operator moved it.
 func heirs(view View, dead map[string]bool) []string {
 	willing := candidates(view, dead)
@@ -106,7 +117,11 @@ func heirs(view View, dead map[string]bool) []string {
 func (p *planner) decide(claim Claim, serving, stable bool) (Action, bool) {
 	ours, heir := claim.by(p.me), p.heir(claim.Shard)
 	act := func(do Verb, why Reason) (Action, bool) {
-		return Action{Do: do, Claim: claim, Reason: why}, true
+		action := Action{Do: do, Claim: claim, Reason: why}
+		if do == Release {
+			action.Heir = p.view.Nodes[heir]
+		}
+		return action, true
 	}
 	switch {
 	case serving && !ours:

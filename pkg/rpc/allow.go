@@ -26,6 +26,7 @@ const (
 	errandAdmin                  // of an operator
 	errandRoutes                 // of a process that starts without etcd
 	errandCensus                 // on what a node serves, for an operator
+	errandHeir                   // of a node that hands a shard over
 )
 
 func errandOf(method string) errand {
@@ -48,6 +49,8 @@ func errandOf(method string) errand {
 		return errandRoutes
 	case posternv1.Census_Holdings_FullMethodName:
 		return errandCensus
+	case posternv1.Heir_Prepare_FullMethodName:
+		return errandHeir
 	}
 	if strings.HasPrefix(method, adminPrefix) || strings.HasPrefix(method, regionPrefix) {
 		return errandAdmin
@@ -57,15 +60,17 @@ func errandOf(method string) errand {
 
 // NodeAllow says who may call a mailbox node: fronts of its region for sessions,
 // address records and the deliveries and imports that they relay as a gateway;
-// intakes of its region for deliveries; processes of its region for routes; operators
-// for the Admin service. Nobody else, and nothing else.
+// intakes of its region for deliveries; processes of its region for routes; its other
+// nodes for what they hand over; operators for the Admin service. Nobody else, and nothing else.
 func NodeAllow(region string) func(Identity, string) error {
 	return func(id Identity, method string) error {
 		switch e := errandOf(method); {
 		case e == errandAdmin && id.Role == RoleOperator:
 			return nil
 		case id.Region != region: // below: the node's own region only
-		case id.Role == RoleFront && e != errandUnknown && e != errandAdmin, ofProcess(id) && e == errandRoutes:
+		case id.Role == RoleFront && e != errandUnknown && e != errandAdmin && e != errandHeir, ofProcess(id) && e == errandRoutes:
+			return nil
+		case id.Role == RoleMailbox && e == errandHeir:
 			return nil
 		case id.Role == RoleIntake && (e == errandAccept || e == errandDelivery):
 			return nil

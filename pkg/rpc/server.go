@@ -27,6 +27,8 @@ type ServerConfig struct {
 	Allow     func(peer Identity, method string) error
 	Snapshots Snapshots                     // for processes that start without etcd; nil: none
 	Holdings  func() []*posternv1.ShardInfo // what this node serves; nil: no node
+	// Prepare makes this node ready for a shard that its owner will hand to it; nil: no node.
+	Prepare func(ctx context.Context, shard int) error
 	// BodyBytes is the memory for bodies of up to 1 MiB that are read whole before they
 	// are delivered, in octets; beyond it Deliver is Busy. 0: 256 MiB.
 	BodyBytes  int64
@@ -80,6 +82,9 @@ func NewServer(config ServerConfig) *Server {
 	}
 	if config.Holdings != nil {
 		posternv1.RegisterCensusServer(s.grpc, &censusServer{holdings: config.Holdings})
+	}
+	if config.Prepare != nil {
+		posternv1.RegisterHeirServer(s.grpc, &heirServer{prepare: config.Prepare})
 	}
 	return s
 }

@@ -21,19 +21,20 @@ func TestAllow(t *testing.T) {
 		address  = posternv1.Maildrop_PutAddress_FullMethodName
 		routes   = posternv1.Routes_Snapshot_FullMethodName
 		census   = posternv1.Census_Holdings_FullMethodName
+		heir     = posternv1.Heir_Prepare_FullMethodName
 		region   = "/postern.v1.Region/DrainNode"
 		admin    = "/postern.v1.Admin/CreateAccount"
 		other    = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 	)
 	for _, c := range []struct {
 		region, role  string
-		node, gateway string // s, q, d, i, a, r, c, A: what is allowed
+		node, gateway string // s, q, d, i, a, r, c, h, A: what is allowed
 	}{
 		{"eu", rpc.RoleFront, "sqdiarc", "sqiar"},
 		{"us", rpc.RoleFront, "", "sqia"},
 		{"eu", rpc.RoleIntake, "qdr", "qdr"},
 		{"us", rpc.RoleIntake, "", "qd"},
-		{"eu", rpc.RoleMailbox, "r", "r"},
+		{"eu", rpc.RoleMailbox, "rh", "r"},
 		{"us", rpc.RoleMailbox, "", ""},
 		{"eu", rpc.RoleOperator, "A", "A"},
 		{"us", rpc.RoleOperator, "A", "A"},
@@ -41,7 +42,7 @@ func TestAllow(t *testing.T) {
 	} {
 		id := rpc.Identity{Region: c.region, Role: c.role, Name: "x"}
 		for server, allow := range map[string]func(rpc.Identity, string) error{c.node + "|node": rpc.NodeAllow("eu"), c.gateway + "|gateway": rpc.GatewayAllow("eu")} {
-			for method, letter := range map[string]byte{session: 's', accept: 'q', delivery: 'd', imported: 'i', address: 'a', routes: 'r', admin: 'A', census: 'c', region: 'A', other: '?'} {
+			for method, letter := range map[string]byte{session: 's', accept: 'q', delivery: 'd', imported: 'i', address: 'a', routes: 'r', admin: 'A', census: 'c', heir: 'h', region: 'A', other: '?'} {
 				want := false
 				for i := 0; server[i] != '|'; i++ {
 					want = want || server[i] == letter

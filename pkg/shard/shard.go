@@ -53,6 +53,8 @@ type Config struct {
 	Repack chan struct{}
 	// Clock is the ledger's: see ledger.Config. nil: the machine's.
 	Clock func() time.Duration
+	// Prepared is what Prepare has read of the shard already, for one Open; nil: nothing.
+	Prepared *Prepared
 }
 
 // Prefix begins the keys of the shard's objects.
@@ -102,6 +104,40 @@ type Shard struct {
 	gauged [2]int    // messages and addresses that the metrics know of
 }
 
+// ledger is what the shard's ledger is opened or prepared with, by whoever.
+func (c Config) ledger(log *slog.Logger) ledger.Config {
+	return ledger.Config{Store: c.Store, Prefix: c.Prefix(), Owner: c.Node, Log: log, Clock: c.Clock}
+}
+
+// Prepared is a shard as far as Prepare has read it.
+type Prepared struct {
+	state  *state
+	ledger *ledger.Prepared
+}
+
+// Prepare reads a shard that another node still owns, so that the Open that follows,
+// within some minutes, reads only what came since. It writes nothing. Of the config it needs
+// what Open needs. Errors are those of ledger.Prepare; Open doesn't need its success.
+func Prepare(ctx context.Context, config Config) (*Prepared, error) {
+	if err := config.Validate(); err != nil {
+		return nil, &maildrop.Error{Op: "shard.prepare", Kind: maildrop.Invalid, Err: err}
+	}
+	log := config.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	p := &Prepared{}
+	var err error
+	p.ledger, err = ledger.Prepare(ctx, config.ledger(log.With("shard", config.Number)), func() ledger.State {
+		p.state = newState()
+		return p.state
+	})
+	if err != nil {
+		return nil, failed("shard.prepare", err)
+	}
+	return p, nil
+}
+
 // Open takes a shard over: it loads its newest checkpoint, replays the ledger
 // from there and fences earlier owners. The new epoch is at least the given one.
 // Errors are those of ledger.Open. A store without any room is Full: an owner has to write
@@ -111,10 +147,13 @@ func Open(ctx context.Context, config Config, epoch uint64) (*Shard, error) {
 		return nil, &maildrop.Error{Op: "shard.open", Kind: maildrop.Invalid, Err: err}
 	}
 	s := newShard(config)
+	of := config.ledger(s.log)
+	of.Epoch, of.Ledger, of.Fenced = epoch, config.Ledger, config.Fenced
+	if p := config.Prepared; p != nil {
+		s.state, of.Prepared = p.state, p.ledger
+	}
 	var err error
-	s.ledger, err = ledger.Open(ctx, ledger.Config{
-		Store: config.Store, Prefix: config.Prefix(), Owner: config.Node, Epoch: epoch, Ledger: config.Ledger, Fenced: config.Fenced, Log: s.log, Clock: config.Clock,
-	}, func() ledger.State {
+	s.ledger, err = ledger.Open(ctx, of, func() ledger.State {
 		s.state = newState()
 		return s.state
 	})

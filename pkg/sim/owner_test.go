@@ -42,6 +42,9 @@ type owner struct {
 // longestOpen is how long a take-over may take, at most.
 const longestOpen = 10 * time.Minute
 
+// longestPrepared is how long before a take-over the shard is read, at most: sometimes too long.
+const longestPrepared = 12 * time.Minute
+
 // sparedFrom is the first incarnation that crashes and sleeps no more.
 const sparedFrom = 14
 
@@ -128,6 +131,13 @@ func (o *owner) open() error {
 	config := o.config()
 	if t.chance(0.7) {
 		config.CacheBytes = -1
+	}
+	if t.chance(0.4) { // and the one before goes on meanwhile
+		var err error
+		if config.Prepared, err = shard.Prepare(ctx, config); err != nil {
+			w.note(o.name, nil, "can't prepare: %v", err)
+		}
+		o.pause(ctx, t.between(0, longestPrepared)) //nolint:errcheck // Open finds out
 	}
 	w.note(o.name, nil, "opens, with epoch %d", o.epoch)
 	opened, err := shard.Open(ctx, config, o.epoch)
