@@ -10,6 +10,7 @@ import (
 	"github.com/postern-pop/postern/pkg/admin"
 	"github.com/postern-pop/postern/pkg/config"
 	"github.com/postern-pop/postern/pkg/directory"
+	"github.com/postern-pop/postern/pkg/guard"
 	"github.com/postern-pop/postern/pkg/maildrop"
 	"github.com/postern-pop/postern/pkg/placement"
 	"github.com/postern-pop/postern/pkg/pop3"
@@ -33,9 +34,6 @@ func front(ctx context.Context, p *run.Process, h *host, cfg *config.Process) er
 	if err != nil {
 		return err
 	}
-	if err := h.gateway(ctx, p, me, cfg, route); err != nil {
-		return err
-	}
 	shown, err := certificates(ctx, p, cfg.Front.Certificates, cfg.Region.Hostname, me.log, me.metrics)
 	if err != nil {
 		return err
@@ -48,15 +46,20 @@ func front(ctx context.Context, p *run.Process, h *host, cfg *config.Process) er
 	if err != nil {
 		return err
 	}
+	teller := guard.NewTeller(route.Tell, me.metrics)
+	p.Go(ctx, "refusals", func(ctx context.Context) error { teller.Run(ctx); return nil })
 	server, err := pop3.NewServer(pop3.Config{
 		Opener: route, TLS: with, Region: string(cfg.Region.Name), Hostname: cfg.Region.Hostname,
 		Mechanisms: cfg.Front.SASL, Anonymous: cfg.Front.Anonymous, Limits: limitsOf(cfg.Front.Limits), LoginDelay: h.view.LoginDelay,
-		Addresses: names, Log: me.log, Registerer: me.metrics,
+		Refused: teller.Note, Addresses: names, Log: me.log, Registerer: me.metrics,
 	})
 	if err != nil {
 		return err
 	}
 	me.gossip.Share(server.Gate())
+	if err := h.gateway(ctx, p, me, cfg, route, server); err != nil {
+		return err
+	}
 	return doors(ctx, p, cfg.Front, server, me.metrics)
 }
 
@@ -95,7 +98,7 @@ func (h *host) router(ctx context.Context, p *run.Process, me *party, cfg *confi
 }
 
 // gateway serves the region to other regions and to operators.
-func (h *host) gateway(ctx context.Context, p *run.Process, me *party, cfg *config.Process, route *router.Router) error {
+func (h *host) gateway(ctx context.Context, p *run.Process, me *party, cfg *config.Process, route *router.Router, users *pop3.Server) error {
 	with, err := rpc.ServerTLS(me.files)
 	if err != nil {
 		return err
@@ -106,7 +109,7 @@ func (h *host) gateway(ctx context.Context, p *run.Process, me *party, cfg *conf
 	})
 	// An operator reaches every region's addresses and mailboxes by any gateway.
 	operators := admin.New(admin.Config{
-		Store: directory.NewStore(h.global), Registrar: route, Deliverer: route, Helpdesk: route, Places: h.view,
+		Store: directory.NewStore(h.global), Registrar: route, Deliverer: route, Helpdesk: route, Standing: users.Standing, Places: h.view,
 		Reply: pop3.LoginReply, Log: me.log,
 	})
 	operators.Register(server.GRPC())

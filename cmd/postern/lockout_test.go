@@ -92,6 +92,28 @@ func (r *running) lockouts() {
 		}
 	}
 	r.postern("address", "remove", info)
+	r.refusedAtFront(ben)
+}
+
+// refusedAtFront: what a front refuses without asking the mailbox's owner (nobody can have
+// a password that isn't UTF-8) is explained all the same, and so are the limits of networks.
+func (r *running) refusedAtFront(u demoUser) {
+	r.t.Helper()
+	u.Password = "\xff"
+	sent := r.said("us", u)
+	r.within(inForce, func() error {
+		v := r.explain(u.Address)
+		if a := v.Attempts[0]; a.Result != "credentials" || a.Reply != sent {
+			return fmt.Errorf("%q was sent, and the latest is %+v", sent, a)
+		}
+		return nil
+	})
+	v := r.explain(u.Address, "--from", "192.0.2.7")
+	for i, subject := range []string{"connections", "source-delay"} {
+		if f := v.Findings[i+2]; f.Subject != subject || !strings.Contains(f.Words, "192.0.2.7") {
+			r.t.Errorf("%+v", f)
+		}
+	}
 }
 
 // loginDelay is PRD-07 and CAP-10: announced before the login, and enforced (RFC 2449 sections 6.5 and 8.1.1).

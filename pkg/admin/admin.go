@@ -38,6 +38,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -64,7 +65,10 @@ type Config struct {
 	Registrar maildrop.Registrar // reaches every region's addresses; a router
 	Deliverer maildrop.Deliverer // reaches every region's mailboxes; nil: no imports
 	Helpdesk  maildrop.Helpdesk  // reaches every region's mailboxes; a router
-	Places    Places             // where mailboxes are, as the fronts know it: explaining a login doesn't wait for etcd
+	// Standing is what a login of the user from there would meet at this front before its
+	// mailbox is asked; nil: nothing is known of that.
+	Standing func(remote netip.Addr, user maildrop.Address) []maildrop.Finding
+	Places   Places // where mailboxes are, as the fronts know it: explaining a login doesn't wait for etcd
 	// Reply is what a front has sent to a client that tried to log in.
 	Reply func(maildrop.Attempt) string
 	Log   *slog.Logger // the audit's lines go there
@@ -86,6 +90,7 @@ type Server struct {
 	registrar maildrop.Registrar
 	deliverer maildrop.Deliverer
 	helpdesk  maildrop.Helpdesk
+	standing  func(remote netip.Addr, user maildrop.Address) []maildrop.Finding
 	places    Places
 	reply     func(maildrop.Attempt) string
 	log       *slog.Logger
@@ -98,7 +103,7 @@ type Server struct {
 // New makes a Server.
 func New(c Config) *Server {
 	s := &Server{store: c.Store, registrar: c.Registrar, deliverer: c.Deliverer, log: c.Log, now: c.Now, who: c.Who,
-		helpdesk: c.Helpdesk, places: c.Places, reply: c.Reply,
+		helpdesk: c.Helpdesk, standing: c.Standing, places: c.Places, reply: c.Reply,
 		hashing: make(chan struct{}, maxHashing), importing: make(chan struct{}, maxImports)}
 	if s.now == nil {
 		s.now = time.Now

@@ -58,7 +58,25 @@ func (s *Server) explain(ctx context.Context, in *posternv1.ExplainLoginRequest)
 	if err != nil {
 		return nil, worded(op, "the owner of "+string(q.Address), err)
 	}
+	if s.standing != nil && q.Remote.IsValid() {
+		e.Findings = append(s.standing(q.Remote, q.Address), e.Findings...)
+		e = refusedFirst(e)
+	}
 	return s.explanation(q.Address, e), nil
+}
+
+// refusedFirst takes the verdict from a front's finding, which a login meets before all
+// others.
+func refusedFirst(e maildrop.Explanation) maildrop.Explanation {
+	for _, f := range e.Findings {
+		if m, known := f.Reason.Meaning(); known {
+			if m.Reason != e.Reason {
+				e.Class, e.Reason, e.Wait = maildrop.ClassNone, m.Reason, 0
+			}
+			break
+		}
+	}
+	return e
 }
 
 func (s *Server) explanation(asked maildrop.Address, e maildrop.Explanation) *posternv1.ExplainLoginResponse {

@@ -22,6 +22,8 @@ func (d *desk) Explain(_ context.Context, q maildrop.Question) (maildrop.Explana
 	return d.answer, d.fail
 }
 
+func (d *desk) Tell(context.Context, maildrop.Address, []maildrop.Attempt) error { return d.fail }
+
 func (d *desk) Unlock(_ context.Context, address maildrop.Address) (bool, error) {
 	d.asked = maildrop.Question{Address: address}
 	return true, d.fail

@@ -28,6 +28,14 @@
 //
 // # Decisions
 //
+//   - 2026-11-25: what a front refuses by itself, it tells the owner of the address's
+//     shard (Teller): there it is where all other attempts are, in whichever region the
+//     user connected. Alike refusals are one row; an owner hears of an address once a second at
+//     most, of 64 addresses from one front, so fronts can't be made to flood him; a login never
+//     waits for it. Refused: that explain asks all fronts: those of all regions would have
+//     to answer, and one that has ended since knows nothing. What is refused before
+//     anybody says who he is belongs to no address: explain --from tells how a network stands
+//     with its limits, which the fronts of a region share.
 //   - 2026-11-25: a lock-out is answered [SYS/TEMP] with the minutes that are left, not
 //     [AUTH]: mail programs throw a right password away at [AUTH] (RFC 3206 section 5),
 //     and ask their users, who then try more. It tells a guesser that he is locked out,

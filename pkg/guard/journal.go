@@ -10,10 +10,10 @@ import (
 
 // Limits on what a Journal remembers. A row is about 250 octets.
 const (
-	maxRows        = 10      // of one address
-	maxRowsRefused = 8 << 10 // of addresses that somebody was refused at
-	maxRowsCalm    = 8 << 10 // of the others
-	maxRowsUnknown = 1 << 10 // of names that don't exist
+	maxRows        = maildrop.MaxTold // of one address
+	maxRowsRefused = 8 << 10          // of addresses that somebody was refused at
+	maxRowsCalm    = 8 << 10          // of the others
+	maxRowsUnknown = 1 << 10          // of names that don't exist
 )
 
 // Journal remembers the latest attempts at each address, alike ones in one row. When
@@ -53,6 +53,15 @@ func newPool(limit int) *pool { return &pool{limit: limit, order: list.New()} }
 
 // Note takes an attempt in. known: there is such an address.
 func (j *Journal) Note(address maildrop.Address, known bool, a maildrop.Attempt) {
+	j.change(address, known, func(h *history) { h.note(a) })
+}
+
+// Tell takes in what a front refused, with First and Times.
+func (j *Journal) Tell(address maildrop.Address, known bool, a maildrop.Attempt) {
+	j.change(address, known, func(h *history) { h.tell(a) })
+}
+
+func (j *Journal) change(address maildrop.Address, known bool, change func(*history)) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	h := j.byAddress[address]
@@ -61,7 +70,7 @@ func (j *Journal) Note(address maildrop.Address, known bool, a maildrop.Attempt)
 		j.byAddress[address] = h
 	}
 	j.leave(h)
-	h.note(a)
+	change(h)
 	j.enter(h, known)
 }
 
@@ -82,8 +91,36 @@ func (h *history) note(a maildrop.Attempt) {
 		a.First, a.Times = h.rows[0].First, h.rows[0].Times
 		h.drop(0)
 	}
+	h.put(a)
+}
+
+// tell puts in what a front refused: perhaps a session that was let in before, and
+// perhaps later than others that came after it.
+func (h *history) tell(a maildrop.Attempt) {
+	of := func(reason maildrop.Reason) int {
+		return slices.IndexFunc(h.rows, func(b maildrop.Attempt) bool {
+			return b.Session == a.Session && a.Session != "" && b.Reason == reason
+		})
+	}
+	if a.Times == 1 && of(a.Reason) >= 0 {
+		return
+	}
+	if i := of(maildrop.ReasonNone); i >= 0 && a.Reason == maildrop.ReasonSessions {
+		if h.rows[i].Times--; h.rows[i].Times == 0 {
+			h.drop(i)
+		}
+	}
+	h.put(a)
+	slices.SortStableFunc(h.rows, func(a, b maildrop.Attempt) int { return b.Time.Compare(a.Time) })
+}
+
+// put puts a row in front, with the one that it is like.
+func (h *history) put(a maildrop.Attempt) {
 	if i := slices.IndexFunc(h.rows, func(b maildrop.Attempt) bool { return alike(a, b) }); i >= 0 {
-		a.First, a.Times = h.rows[i].First, h.rows[i].Times+a.Times
+		a.Times += h.rows[i].Times
+		if h.rows[i].First.Before(a.First) {
+			a.First = h.rows[i].First
+		}
 		h.drop(i)
 	}
 	if len(h.rows) == maxRows {

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// Attempt is a try to log in, as the owner of the address's shard remembers it.
-// Tries that are alike (the client's address, the mechanism and the outcome are the
-// same) are one Attempt, told by the latest of them.
+// Attempt is a try to log in, or what a front refused in a session, as the owner of the
+// address's shard remembers it. Those that are alike (the client's address, the mechanism
+// and the outcome are the same) are one Attempt, told by the latest of them.
 type Attempt struct {
 	Time      time.Time // of the latest
 	First     time.Time // of the first
@@ -20,6 +20,7 @@ type Attempt struct {
 	Session   string        // of the latest, as in every log
 	Reason    Reason        // why not; ReasonNone: the user was let in
 	Wait      time.Duration // the Error's, for Reason
+	Text      string        // likewise
 	Class     Class         // with Count and Octets: what he was let in to
 	Count     int
 	Octets    uint64
@@ -63,7 +64,14 @@ type Helpdesk interface {
 	// Unlock ends an address's lock-out, and says whether there was one. Wrong passwords
 	// are counted anew. Alias, when the address is one.
 	Unlock(ctx context.Context, address Address) (was bool, err error)
+	// Tell has the owner remember what a front refused that the owner wasn't asked about,
+	// at most MaxTold Attempts. What it remembers of the same session already counts once.
+	// Alias, when the address is one.
+	Tell(ctx context.Context, address Address, refused []Attempt) error
 }
+
+// MaxTold is how many Attempts one Tell may have: as many as are remembered of an address.
+const MaxTold = 10
 
 // Counted is a number with its English noun: "1 minute", "15 minutes".
 func Counted(n int, noun string) string {

@@ -26,6 +26,7 @@ var lockouts = []test{
 	{"logins too close together", loginDelay},
 	{"logins are explained", explained},
 	{"attempts are remembered", attempts},
+	{"what fronts refused is remembered", toldAttempts},
 	{"ended contexts of the help desk", endedHelpdeskContexts},
 }
 
@@ -353,10 +354,38 @@ func attempts(s *scene) {
 	}
 }
 
+// toldAttempts: each reason that a front has comes back as it was told, of an alias at
+// its primary address.
+func toldAttempts(s *scene) {
+	anna := s.user("anna")
+	for i, m := range maildrop.Meanings() {
+		now := time.Now()
+		a := maildrop.Attempt{
+			Time: now, First: now.Add(-time.Minute), Times: 2, Remote: remote, Mechanism: "PLAIN", Language: "de",
+			Session: fmt.Sprint("told", i), Reason: m.Reason, Wait: time.Minute, Text: "pop.example.com, port 995",
+		}
+		s.ok(s.Service.Tell(s.Context(), anna, []maildrop.Attempt{a}))
+		got := s.explain(anna, remote).Attempts[0]
+		if !got.Time.Equal(a.Time) || !got.First.Equal(a.First) {
+			s.Errorf("told of %v to %v, remembered is %v to %v", a.First, a.Time, got.First, got.Time)
+		}
+		got.Time, got.First = a.Time, a.First
+		if got != a {
+			s.Errorf("told %+v, remembered is %+v", a, got)
+		}
+	}
+	ahead := time.Now().Add(time.Hour)
+	s.ok(s.Service.Tell(s.Context(), "nobody@local.example", []maildrop.Attempt{{Time: ahead, First: ahead, Times: 1, Reason: maildrop.ReasonSlowDown}}))
+	if got := s.explain("nobody@local.example", remote).Attempts; len(got) != 1 || got[0].Time.After(time.Now()) {
+		s.Errorf("of a front whose clock is ahead: %+v", got)
+	}
+}
+
 func endedHelpdeskContexts(s *scene) {
 	anna := s.user("anna")
 	_, err := s.Service.Explain(ended(), maildrop.Question{Address: anna})
 	s.fails(err, maildrop.Canceled)
+	s.fails(s.Service.Tell(ended(), anna, nil), maildrop.Canceled)
 	_, err = s.Service.Unlock(ended(), anna)
 	s.fails(err, maildrop.Canceled, maildrop.Maybe)
 }

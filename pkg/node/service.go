@@ -120,6 +120,15 @@ func (n *Node) Explain(ctx context.Context, q maildrop.Question) (maildrop.Expla
 	return s.Explain(ctx, q)
 }
 
+// Tell implements [maildrop.Helpdesk].
+func (n *Node) Tell(ctx context.Context, address maildrop.Address, refused []maildrop.Attempt) error {
+	s, err := n.shard(ctx, "node.tell", address)
+	if err != nil {
+		return err
+	}
+	return s.Tell(ctx, address, refused)
+}
+
 // Unlock implements [maildrop.Helpdesk].
 func (n *Node) Unlock(ctx context.Context, address maildrop.Address) (bool, error) {
 	s, err := n.shard(ctx, "node.unlock", address)

@@ -80,6 +80,7 @@ func sameUser(a, b string) bool {
 func (s *Session) login(mechanism, name, password string) Step {
 	s.mechanism = mechanism
 	address, err := userAddress(name)
+	s.claimed = address
 	if err != nil || !utf8.ValidString(password) || strings.IndexByte(password, 0) >= 0 {
 		return s.refused()
 	}

@@ -169,12 +169,13 @@ func (c *conn) beforeRead() error {
 // wanted.
 func (c *conn) perform(ctx context.Context, step Step) End {
 	began := time.Now()
+	var failure error // of the step's call
 	for {
 		if _, err := c.out.Write(step.Reply); err != nil {
 			return endClient
 		}
 		c.server.metrics.step(c, step, began)
-		c.tally(step)
+		c.tally(step, failure)
 		if step.End != "" {
 			return step.End
 		}
@@ -185,7 +186,7 @@ func (c *conn) perform(ctx context.Context, step Step) End {
 		if step.Do.Op == OpRead && c.out.err != nil {
 			return endClient
 		}
-		step = c.session.Result(time.Now(), result)
+		step, failure = c.session.Result(time.Now(), result), result.Err
 	}
 }
 

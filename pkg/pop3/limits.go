@@ -195,14 +195,40 @@ func (c *conn) pause(ctx context.Context) error {
 }
 
 // tally keeps what the log tells of a step, and what it says of the client.
-func (c *conn) tally(step Step) {
+func (c *conn) tally(step Step, err error) {
 	if step.Command != "" {
 		c.commands++
 	}
 	if step.Reason != maildrop.ReasonNone {
 		c.reason = step.Reason
+		c.tell(step, err)
 	}
 	c.judge(step.Login)
+}
+
+// tell tells of a refusal that the user's mailbox doesn't remember by itself. err is what
+// the step is made of.
+func (c *conn) tell(step Step, err error) {
+	user := c.session.User()
+	if c.server.config.Refused == nil || user == "" || remembered(step, err) {
+		return
+	}
+	c.server.config.Refused(user, maildrop.Attempt{
+		Time: time.Now(), Remote: c.remote, Mechanism: c.session.Mechanism(), Language: c.session.Language(), Session: c.id,
+		Reason: step.Reason, Wait: maildrop.WaitOf(err), Text: maildrop.TextOf(err),
+	})
+}
+
+// remembered reports whether it was the mailbox's owner who refused a login.
+func remembered(step Step, err error) bool {
+	if step.Login == LoginNone || maildrop.KindOf(err) != maildrop.Denied {
+		return false
+	}
+	switch step.Reason {
+	case maildrop.ReasonSlowDown, maildrop.ReasonSessions, maildrop.ReasonRegion: // here, or at the router
+		return false
+	}
+	return true
 }
 
 // judge tells the gate how a login ended. Only refused credentials count: neither

@@ -13,6 +13,11 @@ import (
 // words, and the reason that support can look up.
 var refusalForm = regexp.MustCompile(`^-ERR \[(AUTH|SYS/TEMP|SYS/PERM|LOGIN-DELAY)\] ([ -;=?-~]+) \(([a-z-]+)(?:, reference [A-Z0-9]+)?\)\r\n$`)
 
+// What the back end's errors hold there.
+var refusedText = "caf\u00e9 <x>\r\n" + strings.Repeat("x", 600)
+
+const refusedWait = 1 << 62
+
 // everyRefusal is each reply with a response code that a Session can make: of every
 // error of the back end, in every call, and those of its own.
 func everyRefusal() (replies []Step) {
@@ -31,7 +36,7 @@ func everyRefusal() (replies []Step) {
 		for op := OpOpen; op <= OpRemove; op++ {
 			for kind := maildrop.Internal; int(kind) < maildrop.Kinds; kind++ {
 				for _, reason := range reasons {
-					err := &maildrop.Error{Kind: kind, Reason: reason, Text: "caf\u00e9 <x>\r\n" + strings.Repeat("x", 600), Wait: 1 << 62}
+					err := &maildrop.Error{Kind: kind, Reason: reason, Text: refusedText, Wait: refusedWait}
 					say(verb, func(s *Session) Step { return s.trouble(op, err) })
 				}
 			}
@@ -103,6 +108,21 @@ func TestLoginReply(t *testing.T) {
 	} {
 		if got := LoginReply(a); got != want {
 			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// TestEveryReasonIsExplained: of each reason a front can send, a helper is told what was
+// sent, word for word.
+func TestEveryReasonIsExplained(t *testing.T) {
+	sent := make(map[string]bool)
+	for _, step := range everyRefusal() {
+		sent[strings.TrimSuffix(string(step.Reply), "\r\n")] = true
+	}
+	for _, m := range maildrop.Meanings() {
+		a := maildrop.Attempt{Reason: m.Reason, Session: strings.Repeat("R", 64), Text: refusedText, Wait: refusedWait}
+		if got := LoginReply(a); !sent[got] || !strings.Contains(got, "("+string(m.Reason)) {
+			t.Errorf("%s: nothing sends %q", m.Reason, got)
 		}
 	}
 }

@@ -13,14 +13,16 @@ func LoginReply(a maildrop.Attempt) string {
 	if l := lookUp(a.Language); l != nil {
 		s.language = l
 	}
-	var r Result
+	return strings.TrimSuffix(string(s.repeat(a).Reply), "\r\n")
+}
+
+func (s *Session) repeat(a maildrop.Attempt) Step {
 	switch a.Reason {
 	case maildrop.ReasonNone:
-		r.Info = maildrop.Info{Class: a.Class, Count: a.Count, Octets: a.Octets}
-	case maildrop.ReasonUnavailable:
-		r.Err = &maildrop.Error{Op: "pop3.reply", Kind: maildrop.Transient}
-	default:
-		r.Err = &maildrop.Error{Op: "pop3.reply", Kind: maildrop.Denied, Reason: a.Reason, Wait: a.Wait}
+		return s.enter(maildrop.Info{Class: a.Class, Count: a.Count, Octets: a.Octets})
+	case maildrop.ReasonUnavailable, maildrop.ReasonNoListing, maildrop.ReasonNoMessage,
+		maildrop.ReasonNotRemoved, maildrop.ReasonRemovalUnknown: // trouble, which the log has
+		return s.refusal(a.Reason, "", 0, s.id)
 	}
-	return strings.TrimSuffix(string(s.opened(r).Reply), "\r\n")
+	return s.refuse(reasonOf(&maildrop.Error{Op: "pop3.reply", Kind: maildrop.Denied, Reason: a.Reason}), a.Text, a.Wait)
 }

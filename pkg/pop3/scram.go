@@ -49,6 +49,7 @@ func (x *scramExchange) firstMessage(s *Session, response []byte) (step Step) {
 	s.mechanism = x.name()
 	x.first = first
 	x.address, err = userAddress(first.Name)
+	s.claimed = x.address
 	if err != nil || first.Authzid != "" && !sameUser(first.Authzid, first.Name) {
 		return s.refused()
 	}

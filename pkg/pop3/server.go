@@ -50,6 +50,9 @@ type Config struct {
 	// LoginDelay is the longest that any user has to wait between two logins, for CAPA
 	// (RFC 2449 section 6.5); nil: nobody has to. It is asked at each connection.
 	LoginDelay func() time.Duration
+	// Refused is told what is refused to a user whose mailbox's owner wasn't asked, or
+	// doesn't remember it. It must not wait. nil: nobody is told.
+	Refused    func(maildrop.Address, maildrop.Attempt)
 	Log        *slog.Logger // nil: none
 	Registerer prometheus.Registerer
 }

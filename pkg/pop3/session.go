@@ -154,12 +154,13 @@ type Session struct {
 	lines     int
 	before    int // of lines, those before TLS
 	failed    int
-	name      string         // USER's argument
-	exchange  exchange       // waits for a response to its challenge; nil: none does
-	scram     *scramExchange // the login by SCRAM that is under way
-	channel   Channel        // nil: there is nothing to bind to
-	mechanism string         // of the latest attempt to log in
-	farewell  phrase         // what is said when a login that was taken back is undone
+	name      string           // USER's argument
+	exchange  exchange         // waits for a response to its challenge; nil: none does
+	scram     *scramExchange   // the login by SCRAM that is under way
+	channel   Channel          // nil: there is nothing to bind to
+	mechanism string           // of the latest attempt to log in
+	claimed   maildrop.Address // by whom the latest says he is; empty: nobody can be
+	farewell  phrase           // what is said when a login that was taken back is undone
 
 	// TRANSACTION
 	info    maildrop.Info
@@ -188,6 +189,14 @@ func (s *Session) Delay(longest time.Duration) { s.longest = longest }
 
 // Language is the tag of the language that replies are in.
 func (s *Session) Language() string { return s.language.tag }
+
+// User is who has logged in, else who the latest attempt says he is; empty: nobody.
+func (s *Session) User() maildrop.Address {
+	if s.info.Address != "" {
+		return s.info.Address
+	}
+	return s.claimed
+}
 
 // Mechanism is what the latest attempt to log in used: USER or a SASL mechanism.
 func (s *Session) Mechanism() string { return s.mechanism }

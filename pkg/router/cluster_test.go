@@ -288,6 +288,14 @@ func (n *cell) Explain(ctx context.Context, q maildrop.Question) (maildrop.Expla
 	return s.Explain(ctx, q)
 }
 
+func (n *cell) Tell(ctx context.Context, a maildrop.Address, refused []maildrop.Attempt) error {
+	s, err := n.at(a)
+	if err != nil {
+		return err
+	}
+	return s.Tell(ctx, a, refused)
+}
+
 func (n *cell) Unlock(ctx context.Context, a maildrop.Address) (bool, error) {
 	s, err := n.at(a)
 	if err != nil {

@@ -22,6 +22,19 @@ func (r *Router) Explain(ctx context.Context, q maildrop.Question) (e maildrop.E
 	return e, err
 }
 
+// Tell has the owner of the address's shard, or of the one that it is an alias of, remember
+// what was refused here. It is tried once.
+func (r *Router) Tell(ctx context.Context, address maildrop.Address, refused []maildrop.Attempt) error {
+	return r.follow(address, func(address maildrop.Address) error {
+		return r.once(ctx, &call{
+			op: "router.tell", address: address, errand: record,
+			do: func(ctx context.Context, service maildrop.Service, _ string) error {
+				return service.Tell(ctx, address, refused)
+			},
+		}, tellLimit)
+	})
+}
+
 // Unlock ends the lock-out of an address, or of the one that it is an alias of.
 func (r *Router) Unlock(ctx context.Context, address maildrop.Address) (was bool, err error) {
 	err = r.follow(address, func(address maildrop.Address) error {

@@ -77,6 +77,7 @@ const (
 	awayPatience  = 5 * time.Second        // a call to another region is repeated for
 	busyPatience  = 5 * time.Second        // a login that was answered Busy is repeated for
 	checkLimit    = time.Second            // a Check takes at most
+	tellLimit     = 5 * time.Second        // likewise a Tell, which nobody waits for
 	pauseFirst    = 25 * time.Millisecond  // between attempts
 	pauseMost     = 500 * time.Millisecond //
 	heirSpread    = 25 * time.Millisecond  // calls reach a new owner spread over

@@ -171,6 +171,10 @@ func (s *service) Explain(ctx context.Context, q maildrop.Question) (maildrop.Ex
 	return maildrop.Explanation{Address: q.Address}, s.call(ctx, "explain "+string(q.Address))
 }
 
+func (s *service) Tell(ctx context.Context, a maildrop.Address, _ []maildrop.Attempt) error {
+	return s.call(ctx, "tell "+string(a))
+}
+
 func (s *service) Unlock(ctx context.Context, a maildrop.Address) (bool, error) {
 	return true, s.call(ctx, "unlock "+string(a))
 }
@@ -274,6 +278,7 @@ func each(ctx context.Context, s maildrop.Service, address maildrop.Address) map
 		"address":        func() error { _, err := s.Address(ctx, address); return err },
 		"remove-address": func() error { return s.RemoveAddress(ctx, address) },
 		"explain":        func() error { _, err := s.Explain(ctx, maildrop.Question{Address: address}); return err },
+		"tell":           func() error { return s.Tell(ctx, address, nil) },
 		"unlock":         func() error { _, err := s.Unlock(ctx, address); return err },
 	}
 }

@@ -43,7 +43,8 @@ func errandOf(method string) errand {
 		return errandImport
 	case posternv1.Maildrop_PutAddress_FullMethodName, posternv1.Maildrop_GetAddress_FullMethodName,
 		posternv1.Maildrop_RemoveAddress_FullMethodName, posternv1.Maildrop_ListAddresses_FullMethodName,
-		posternv1.Maildrop_Explain_FullMethodName, posternv1.Maildrop_Unlock_FullMethodName:
+		posternv1.Maildrop_Explain_FullMethodName, posternv1.Maildrop_Unlock_FullMethodName,
+		posternv1.Maildrop_Tell_FullMethodName:
 		return errandAddress
 	case posternv1.Routes_Snapshot_FullMethodName:
 		return errandRoutes

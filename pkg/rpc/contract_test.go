@@ -57,6 +57,9 @@ func (m *movable) Addresses(ctx context.Context, account string) ([]maildrop.Add
 func (m *movable) Explain(ctx context.Context, q maildrop.Question) (maildrop.Explanation, error) {
 	return m.current().Explain(ctx, q)
 }
+func (m *movable) Tell(ctx context.Context, a maildrop.Address, refused []maildrop.Attempt) error {
+	return m.current().Tell(ctx, a, refused)
+}
 func (m *movable) Unlock(ctx context.Context, a maildrop.Address) (bool, error) {
 	return m.current().Unlock(ctx, a)
 }

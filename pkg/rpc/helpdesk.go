@@ -27,6 +27,12 @@ func (c *Client) Unlock(ctx context.Context, address maildrop.Address) (was bool
 	return out.GetWas(), err
 }
 
+// Tell has the server remember what was refused here.
+func (c *Client) Tell(ctx context.Context, address maildrop.Address, refused []maildrop.Attempt) error {
+	in := &posternv1.TellRequest{Address: string(address), Refused: attemptsToWire(refused)}
+	return c.call(ctx, "rpc.tell", posternv1.Maildrop_Tell_FullMethodName, in, &posternv1.TellResponse{}, false)
+}
+
 func (s *maildropServer) Explain(ctx context.Context, in *posternv1.ExplainRequest) (*posternv1.Explanation, error) {
 	address, err := addressFromWire("rpc.explain", in.GetAddress())
 	if err != nil {
@@ -52,6 +58,24 @@ func (s *maildropServer) Unlock(ctx context.Context, in *posternv1.UnlockRequest
 	return &posternv1.UnlockResponse{Was: was}, nil
 }
 
+func (s *maildropServer) Tell(ctx context.Context, in *posternv1.TellRequest) (*posternv1.TellResponse, error) {
+	const op = "rpc.tell"
+	address, err := addressFromWire(op, in.GetAddress())
+	if err != nil {
+		return nil, err
+	}
+	if len(in.GetRefused()) > maildrop.MaxTold {
+		return nil, invalid(op, "more refusals than one call may have")
+	}
+	refused := attemptsFromWire(in.GetRefused())
+	for _, a := range refused {
+		if a.Times < 1 || len(a.Reason) > maxName || len(a.Session) > maxName || len(a.Mechanism) > maxMechanism || len(a.Language) > maxLanguage || len(a.Text) > maxText {
+			return nil, invalid(op, "a refusal that none of our fronts tells of")
+		}
+	}
+	return &posternv1.TellResponse{}, s.service.Tell(ctx, address, refused)
+}
+
 func explanationToWire(e maildrop.Explanation) *posternv1.Explanation {
 	out := &posternv1.Explanation{
 		Address: string(e.Address), Known: e.Known, Node: e.Node, Shard: uint32(e.Shard), Epoch: e.Epoch, SinceUnixNano: toNano(e.Since),
@@ -62,11 +86,17 @@ func explanationToWire(e maildrop.Explanation) *posternv1.Explanation {
 			Subject: f.Subject, Value: f.Value, Words: clean(f.Words, maxFinding), Reason: string(f.Reason),
 		})
 	}
-	for _, a := range e.Attempts {
-		out.Attempts = append(out.Attempts, &posternv1.Attempt{
+	out.Attempts = attemptsToWire(e.Attempts)
+	return out
+}
+
+func attemptsToWire(attempts []maildrop.Attempt) []*posternv1.Attempt {
+	out := make([]*posternv1.Attempt, 0, len(attempts))
+	for _, a := range attempts {
+		out = append(out, &posternv1.Attempt{
 			TimeUnixNano: toNano(a.Time), FirstUnixNano: toNano(a.First), Times: uint32(a.Times), Remote: a.Remote.AsSlice(),
 			Mechanism: a.Mechanism, Session: a.Session, Reason: string(a.Reason), WaitMilli: a.Wait.Milliseconds(),
-			Class: uint32(a.Class), Count: uint64(a.Count), Octets: a.Octets, Language: a.Language,
+			Class: uint32(a.Class), Count: uint64(a.Count), Octets: a.Octets, Language: a.Language, Text: clean(a.Text, maxText),
 		})
 	}
 	return out
@@ -83,16 +113,21 @@ func explanationFromWire(in *posternv1.Explanation) maildrop.Explanation {
 			Subject: f.GetSubject(), Value: f.GetValue(), Words: f.GetWords(), Reason: maildrop.Reason(f.GetReason()),
 		})
 	}
-	for _, a := range in.GetAttempts() {
+	e.Attempts = attemptsFromWire(in.GetAttempts())
+	return e
+}
+
+func attemptsFromWire(in []*posternv1.Attempt) (attempts []maildrop.Attempt) {
+	for _, a := range in {
 		remote, _ := netip.AddrFromSlice(a.GetRemote())
-		e.Attempts = append(e.Attempts, maildrop.Attempt{
+		attempts = append(attempts, maildrop.Attempt{
 			Time: fromNano(a.GetTimeUnixNano()), First: fromNano(a.GetFirstUnixNano()), Times: int(a.GetTimes()), Remote: remote,
 			Mechanism: a.GetMechanism(), Session: a.GetSession(), Reason: maildrop.Reason(a.GetReason()), Wait: fromMilli(a.GetWaitMilli()),
 			Class: maildrop.Class(a.GetClass()), Count: int(a.GetCount()), Octets: a.GetOctets(),
-			Language: a.GetLanguage(),
+			Language: a.GetLanguage(), Text: clean(a.GetText(), maxText),
 		})
 	}
-	return e
+	return attempts
 }
 
 // toNano and fromNano carry times; 0 is the zero time.

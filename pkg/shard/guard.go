@@ -2,6 +2,7 @@ package shard
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/postern-pop/postern/pkg/guard"
@@ -90,6 +91,32 @@ func heard(kind maildrop.Kind) bool {
 		return false
 	}
 	return true
+}
+
+// Tell remembers what a front refused. Nobody is asked for it, and a replaced owner
+// may remember it in vain.
+func (s *Shard) Tell(ctx context.Context, address maildrop.Address, refused []maildrop.Attempt) error {
+	const op = "shard.tell"
+	if err := s.owned(ctx, op); err != nil {
+		return err
+	}
+	t, err := s.try(maildrop.Login{Address: address})
+	if maildrop.KindOf(err) == maildrop.Alias {
+		return failed(op, err)
+	}
+	now := time.Now()
+	for _, a := range slices.Backward(refused) { // the latest is the first
+		a.Time, a.First = earlier(a.Time, now), earlier(a.First, now) // clocks differ
+		s.journal.Tell(address, t.Known, a)
+	}
+	return nil
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // Unlock ends an address's lock-out.

@@ -67,6 +67,13 @@ func (g *Gate) Delay(remote netip.Addr, user string) time.Duration {
 	return g.table.Delay(now, s)
 }
 
+// Standing is what is known of the source: see [Table.Standing].
+func (g *Gate) Standing(remote netip.Addr) (failures, open, limit int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.table.Standing(time.Now(), SourceOf(remote))
+}
+
 // Failed counts a login that was refused for its credentials. secret is the
 // password; empty where there is none to compare, and then each login counts.
 func (g *Gate) Failed(remote netip.Addr, user, secret string) {

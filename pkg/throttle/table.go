@@ -172,6 +172,16 @@ func (t *Table) Disconnect(s Source) {
 	}
 }
 
+// Standing is what is known of a source: its level, rounded down, and the connections
+// that it has at all fronts, of how many that it may have; 0: no limit.
+func (t *Table) Standing(now time.Time, s Source) (failures, open, limit int) {
+	open, limit = t.open[s], t.limit(s)
+	if r := t.records[s]; r != nil {
+		failures, open = int(r.harm(now)), open+r.opened(now)
+	}
+	return failures, open, limit
+}
+
 // Fail counts a wrong password.
 func (t *Table) Fail(now time.Time, s Source) {
 	if !s.Known() || t.limits.MaxDelay == 0 {

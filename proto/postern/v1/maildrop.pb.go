@@ -1778,6 +1778,7 @@ type Attempt struct {
 	Count         uint64                 `protobuf:"varint,10,opt,name=count,proto3" json:"count,omitempty"`
 	Octets        uint64                 `protobuf:"varint,11,opt,name=octets,proto3" json:"octets,omitempty"`
 	Language      string                 `protobuf:"bytes,12,opt,name=language,proto3" json:"language,omitempty"`
+	Text          string                 `protobuf:"bytes,13,opt,name=text,proto3" json:"text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1896,6 +1897,101 @@ func (x *Attempt) GetLanguage() string {
 	return ""
 }
 
+func (x *Attempt) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type TellRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Refused       []*Attempt             `protobuf:"bytes,2,rep,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TellRequest) Reset() {
+	*x = TellRequest{}
+	mi := &file_postern_v1_maildrop_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TellRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TellRequest) ProtoMessage() {}
+
+func (x *TellRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_maildrop_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TellRequest.ProtoReflect.Descriptor instead.
+func (*TellRequest) Descriptor() ([]byte, []int) {
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *TellRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *TellRequest) GetRefused() []*Attempt {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+type TellResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TellResponse) Reset() {
+	*x = TellResponse{}
+	mi := &file_postern_v1_maildrop_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TellResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TellResponse) ProtoMessage() {}
+
+func (x *TellResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_maildrop_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TellResponse.ProtoReflect.Descriptor instead.
+func (*TellResponse) Descriptor() ([]byte, []int) {
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{30}
+}
+
 type UnlockRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
@@ -1905,7 +2001,7 @@ type UnlockRequest struct {
 
 func (x *UnlockRequest) Reset() {
 	*x = UnlockRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[29]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1917,7 +2013,7 @@ func (x *UnlockRequest) String() string {
 func (*UnlockRequest) ProtoMessage() {}
 
 func (x *UnlockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[29]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1930,7 +2026,7 @@ func (x *UnlockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlockRequest.ProtoReflect.Descriptor instead.
 func (*UnlockRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{29}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *UnlockRequest) GetAddress() string {
@@ -1949,7 +2045,7 @@ type UnlockResponse struct {
 
 func (x *UnlockResponse) Reset() {
 	*x = UnlockResponse{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[30]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1961,7 +2057,7 @@ func (x *UnlockResponse) String() string {
 func (*UnlockResponse) ProtoMessage() {}
 
 func (x *UnlockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[30]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1974,7 +2070,7 @@ func (x *UnlockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlockResponse.ProtoReflect.Descriptor instead.
 func (*UnlockResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{30}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *UnlockResponse) GetWas() bool {
@@ -1999,7 +2095,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[31]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2011,7 +2107,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[31]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2024,7 +2120,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{31}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Fault) GetKind() uint32 {
@@ -2197,7 +2293,7 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12\x14\n" +
 	"\x05words\x18\x03 \x01(\tR\x05words\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xd4\x02\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xe8\x02\n" +
 	"\aAttempt\x12$\n" +
 	"\x0etime_unix_nano\x18\x01 \x01(\x03R\ftimeUnixNano\x12&\n" +
 	"\x0ffirst_unix_nano\x18\x02 \x01(\x03R\rfirstUnixNano\x12\x14\n" +
@@ -2212,7 +2308,12 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\x05count\x18\n" +
 	" \x01(\x04R\x05count\x12\x16\n" +
 	"\x06octets\x18\v \x01(\x04R\x06octets\x12\x1a\n" +
-	"\blanguage\x18\f \x01(\tR\blanguage\")\n" +
+	"\blanguage\x18\f \x01(\tR\blanguage\x12\x12\n" +
+	"\x04text\x18\r \x01(\tR\x04text\"V\n" +
+	"\vTellRequest\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12-\n" +
+	"\arefused\x18\x02 \x03(\v2\x13.postern.v1.AttemptR\arefused\"\x0e\n" +
+	"\fTellResponse\")\n" +
 	"\rUnlockRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\"\"\n" +
 	"\x0eUnlockResponse\x12\x10\n" +
@@ -2224,7 +2325,7 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\aprimary\x18\x04 \x01(\tR\aprimary\x12\x14\n" +
 	"\x05cause\x18\x05 \x01(\tR\x05cause\x12\x1d\n" +
 	"\n" +
-	"wait_milli\x18\x06 \x01(\x03R\twaitMilli2\x8b\b\n" +
+	"wait_milli\x18\x06 \x01(\x03R\twaitMilli2\xc6\b\n" +
 	"\bMaildrop\x12H\n" +
 	"\tChallenge\x12\x1c.postern.v1.ChallengeRequest\x1a\x1d.postern.v1.ChallengeResponse\x129\n" +
 	"\x04Open\x12\x17.postern.v1.OpenRequest\x1a\x18.postern.v1.OpenResponse\x126\n" +
@@ -2242,7 +2343,8 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\rRemoveAddress\x12 .postern.v1.RemoveAddressRequest\x1a!.postern.v1.RemoveAddressResponse\x12N\n" +
 	"\rListAddresses\x12 .postern.v1.ListAddressesRequest\x1a\x19.postern.v1.AddressRecord0\x01\x12>\n" +
 	"\aExplain\x12\x1a.postern.v1.ExplainRequest\x1a\x17.postern.v1.Explanation\x12?\n" +
-	"\x06Unlock\x12\x19.postern.v1.UnlockRequest\x1a\x1a.postern.v1.UnlockResponseB;Z9github.com/postern-pop/postern/proto/postern/v1;posternv1b\x06proto3"
+	"\x06Unlock\x12\x19.postern.v1.UnlockRequest\x1a\x1a.postern.v1.UnlockResponse\x129\n" +
+	"\x04Tell\x12\x17.postern.v1.TellRequest\x1a\x18.postern.v1.TellResponseB;Z9github.com/postern-pop/postern/proto/postern/v1;posternv1b\x06proto3"
 
 var (
 	file_postern_v1_maildrop_proto_rawDescOnce sync.Once
@@ -2256,7 +2358,7 @@ func file_postern_v1_maildrop_proto_rawDescGZIP() []byte {
 	return file_postern_v1_maildrop_proto_rawDescData
 }
 
-var file_postern_v1_maildrop_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_postern_v1_maildrop_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_postern_v1_maildrop_proto_goTypes = []any{
 	(*ChallengeRequest)(nil),      // 0: postern.v1.ChallengeRequest
 	(*ChallengeResponse)(nil),     // 1: postern.v1.ChallengeResponse
@@ -2287,9 +2389,11 @@ var file_postern_v1_maildrop_proto_goTypes = []any{
 	(*Explanation)(nil),           // 26: postern.v1.Explanation
 	(*Finding)(nil),               // 27: postern.v1.Finding
 	(*Attempt)(nil),               // 28: postern.v1.Attempt
-	(*UnlockRequest)(nil),         // 29: postern.v1.UnlockRequest
-	(*UnlockResponse)(nil),        // 30: postern.v1.UnlockResponse
-	(*Fault)(nil),                 // 31: postern.v1.Fault
+	(*TellRequest)(nil),           // 29: postern.v1.TellRequest
+	(*TellResponse)(nil),          // 30: postern.v1.TellResponse
+	(*UnlockRequest)(nil),         // 31: postern.v1.UnlockRequest
+	(*UnlockResponse)(nil),        // 32: postern.v1.UnlockResponse
+	(*Fault)(nil),                 // 33: postern.v1.Fault
 }
 var file_postern_v1_maildrop_proto_depIdxs = []int32{
 	3,  // 0: postern.v1.OpenRequest.proof:type_name -> postern.v1.Proof
@@ -2298,41 +2402,44 @@ var file_postern_v1_maildrop_proto_depIdxs = []int32{
 	18, // 3: postern.v1.PutAddressRequest.record:type_name -> postern.v1.AddressRecord
 	27, // 4: postern.v1.Explanation.findings:type_name -> postern.v1.Finding
 	28, // 5: postern.v1.Explanation.attempts:type_name -> postern.v1.Attempt
-	0,  // 6: postern.v1.Maildrop.Challenge:input_type -> postern.v1.ChallengeRequest
-	2,  // 7: postern.v1.Maildrop.Open:input_type -> postern.v1.OpenRequest
-	5,  // 8: postern.v1.Maildrop.List:input_type -> postern.v1.ListRequest
-	7,  // 9: postern.v1.Maildrop.Read:input_type -> postern.v1.ReadRequest
-	9,  // 10: postern.v1.Maildrop.Remove:input_type -> postern.v1.RemoveRequest
-	11, // 11: postern.v1.Maildrop.Check:input_type -> postern.v1.CheckRequest
-	13, // 12: postern.v1.Maildrop.Accept:input_type -> postern.v1.AcceptRequest
-	15, // 13: postern.v1.Maildrop.Deliver:input_type -> postern.v1.DeliverRequest
-	15, // 14: postern.v1.Maildrop.Import:input_type -> postern.v1.DeliverRequest
-	19, // 15: postern.v1.Maildrop.PutAddress:input_type -> postern.v1.PutAddressRequest
-	21, // 16: postern.v1.Maildrop.GetAddress:input_type -> postern.v1.GetAddressRequest
-	22, // 17: postern.v1.Maildrop.RemoveAddress:input_type -> postern.v1.RemoveAddressRequest
-	24, // 18: postern.v1.Maildrop.ListAddresses:input_type -> postern.v1.ListAddressesRequest
-	25, // 19: postern.v1.Maildrop.Explain:input_type -> postern.v1.ExplainRequest
-	29, // 20: postern.v1.Maildrop.Unlock:input_type -> postern.v1.UnlockRequest
-	1,  // 21: postern.v1.Maildrop.Challenge:output_type -> postern.v1.ChallengeResponse
-	4,  // 22: postern.v1.Maildrop.Open:output_type -> postern.v1.OpenResponse
-	6,  // 23: postern.v1.Maildrop.List:output_type -> postern.v1.Listing
-	8,  // 24: postern.v1.Maildrop.Read:output_type -> postern.v1.ReadResponse
-	10, // 25: postern.v1.Maildrop.Remove:output_type -> postern.v1.RemoveResponse
-	12, // 26: postern.v1.Maildrop.Check:output_type -> postern.v1.CheckResponse
-	14, // 27: postern.v1.Maildrop.Accept:output_type -> postern.v1.AcceptResponse
-	17, // 28: postern.v1.Maildrop.Deliver:output_type -> postern.v1.DeliverResponse
-	17, // 29: postern.v1.Maildrop.Import:output_type -> postern.v1.DeliverResponse
-	20, // 30: postern.v1.Maildrop.PutAddress:output_type -> postern.v1.PutAddressResponse
-	18, // 31: postern.v1.Maildrop.GetAddress:output_type -> postern.v1.AddressRecord
-	23, // 32: postern.v1.Maildrop.RemoveAddress:output_type -> postern.v1.RemoveAddressResponse
-	18, // 33: postern.v1.Maildrop.ListAddresses:output_type -> postern.v1.AddressRecord
-	26, // 34: postern.v1.Maildrop.Explain:output_type -> postern.v1.Explanation
-	30, // 35: postern.v1.Maildrop.Unlock:output_type -> postern.v1.UnlockResponse
-	21, // [21:36] is the sub-list for method output_type
-	6,  // [6:21] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	28, // 6: postern.v1.TellRequest.refused:type_name -> postern.v1.Attempt
+	0,  // 7: postern.v1.Maildrop.Challenge:input_type -> postern.v1.ChallengeRequest
+	2,  // 8: postern.v1.Maildrop.Open:input_type -> postern.v1.OpenRequest
+	5,  // 9: postern.v1.Maildrop.List:input_type -> postern.v1.ListRequest
+	7,  // 10: postern.v1.Maildrop.Read:input_type -> postern.v1.ReadRequest
+	9,  // 11: postern.v1.Maildrop.Remove:input_type -> postern.v1.RemoveRequest
+	11, // 12: postern.v1.Maildrop.Check:input_type -> postern.v1.CheckRequest
+	13, // 13: postern.v1.Maildrop.Accept:input_type -> postern.v1.AcceptRequest
+	15, // 14: postern.v1.Maildrop.Deliver:input_type -> postern.v1.DeliverRequest
+	15, // 15: postern.v1.Maildrop.Import:input_type -> postern.v1.DeliverRequest
+	19, // 16: postern.v1.Maildrop.PutAddress:input_type -> postern.v1.PutAddressRequest
+	21, // 17: postern.v1.Maildrop.GetAddress:input_type -> postern.v1.GetAddressRequest
+	22, // 18: postern.v1.Maildrop.RemoveAddress:input_type -> postern.v1.RemoveAddressRequest
+	24, // 19: postern.v1.Maildrop.ListAddresses:input_type -> postern.v1.ListAddressesRequest
+	25, // 20: postern.v1.Maildrop.Explain:input_type -> postern.v1.ExplainRequest
+	31, // 21: postern.v1.Maildrop.Unlock:input_type -> postern.v1.UnlockRequest
+	29, // 22: postern.v1.Maildrop.Tell:input_type -> postern.v1.TellRequest
+	1,  // 23: postern.v1.Maildrop.Challenge:output_type -> postern.v1.ChallengeResponse
+	4,  // 24: postern.v1.Maildrop.Open:output_type -> postern.v1.OpenResponse
+	6,  // 25: postern.v1.Maildrop.List:output_type -> postern.v1.Listing
+	8,  // 26: postern.v1.Maildrop.Read:output_type -> postern.v1.ReadResponse
+	10, // 27: postern.v1.Maildrop.Remove:output_type -> postern.v1.RemoveResponse
+	12, // 28: postern.v1.Maildrop.Check:output_type -> postern.v1.CheckResponse
+	14, // 29: postern.v1.Maildrop.Accept:output_type -> postern.v1.AcceptResponse
+	17, // 30: postern.v1.Maildrop.Deliver:output_type -> postern.v1.DeliverResponse
+	17, // 31: postern.v1.Maildrop.Import:output_type -> postern.v1.DeliverResponse
+	20, // 32: postern.v1.Maildrop.PutAddress:output_type -> postern.v1.PutAddressResponse
+	18, // 33: postern.v1.Maildrop.GetAddress:output_type -> postern.v1.AddressRecord
+	23, // 34: postern.v1.Maildrop.RemoveAddress:output_type -> postern.v1.RemoveAddressResponse
+	18, // 35: postern.v1.Maildrop.ListAddresses:output_type -> postern.v1.AddressRecord
+	26, // 36: postern.v1.Maildrop.Explain:output_type -> postern.v1.Explanation
+	32, // 37: postern.v1.Maildrop.Unlock:output_type -> postern.v1.UnlockResponse
+	30, // 38: postern.v1.Maildrop.Tell:output_type -> postern.v1.TellResponse
+	23, // [23:39] is the sub-list for method output_type
+	7,  // [7:23] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_postern_v1_maildrop_proto_init() }
@@ -2346,7 +2453,7 @@ func file_postern_v1_maildrop_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_postern_v1_maildrop_proto_rawDesc), len(file_postern_v1_maildrop_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

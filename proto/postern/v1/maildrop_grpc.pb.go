@@ -40,6 +40,7 @@ const (
 	Maildrop_ListAddresses_FullMethodName = "/postern.v1.Maildrop/ListAddresses"
 	Maildrop_Explain_FullMethodName       = "/postern.v1.Maildrop/Explain"
 	Maildrop_Unlock_FullMethodName        = "/postern.v1.Maildrop/Unlock"
+	Maildrop_Tell_FullMethodName          = "/postern.v1.Maildrop/Tell"
 )
 
 // MaildropClient is the client API for Maildrop service.
@@ -73,6 +74,8 @@ type MaildropClient interface {
 	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*Explanation, error)
 	// Unlock ends an address's lock-out.
 	Unlock(ctx context.Context, in *UnlockRequest, opts ...grpc.CallOption) (*UnlockResponse, error)
+	// Tell has an address's owner remember what a front refused without asking him.
+	Tell(ctx context.Context, in *TellRequest, opts ...grpc.CallOption) (*TellResponse, error)
 }
 
 type maildropClient struct {
@@ -266,6 +269,16 @@ func (c *maildropClient) Unlock(ctx context.Context, in *UnlockRequest, opts ...
 	return out, nil
 }
 
+func (c *maildropClient) Tell(ctx context.Context, in *TellRequest, opts ...grpc.CallOption) (*TellResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TellResponse)
+	err := c.cc.Invoke(ctx, Maildrop_Tell_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MaildropServer is the server API for Maildrop service.
 // All implementations must embed UnimplementedMaildropServer
 // for forward compatibility.
@@ -297,6 +310,8 @@ type MaildropServer interface {
 	Explain(context.Context, *ExplainRequest) (*Explanation, error)
 	// Unlock ends an address's lock-out.
 	Unlock(context.Context, *UnlockRequest) (*UnlockResponse, error)
+	// Tell has an address's owner remember what a front refused without asking him.
+	Tell(context.Context, *TellRequest) (*TellResponse, error)
 	mustEmbedUnimplementedMaildropServer()
 }
 
@@ -351,6 +366,9 @@ func (UnimplementedMaildropServer) Explain(context.Context, *ExplainRequest) (*E
 }
 func (UnimplementedMaildropServer) Unlock(context.Context, *UnlockRequest) (*UnlockResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Unlock not implemented")
+}
+func (UnimplementedMaildropServer) Tell(context.Context, *TellRequest) (*TellResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Tell not implemented")
 }
 func (UnimplementedMaildropServer) mustEmbedUnimplementedMaildropServer() {}
 func (UnimplementedMaildropServer) testEmbeddedByValue()                  {}
@@ -600,6 +618,24 @@ func _Maildrop_Unlock_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Maildrop_Tell_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TellRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MaildropServer).Tell(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Maildrop_Tell_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MaildropServer).Tell(ctx, req.(*TellRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Maildrop_ServiceDesc is the grpc.ServiceDesc for Maildrop service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -646,6 +682,10 @@ var Maildrop_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Unlock",
 			Handler:    _Maildrop_Unlock_Handler,
+		},
+		{
+			MethodName: "Tell",
+			Handler:    _Maildrop_Tell_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
