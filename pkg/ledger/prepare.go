@@ -36,11 +36,10 @@ func Prepare(ctx context.Context, config Config, begin func() State) (*Prepared,
 // takeAhead takes in what a list showed, of a ledger whose owner is at work: behind a hole
 // the rest is for Open, which will find it filled, or judge it.
 func (o *opener) takeAhead(_ context.Context, got fetched) error {
-	switch {
-	case o.hole != nil:
-	case errors.Is(got.err, errMissing):
+	if o.hole == nil && errors.Is(got.err, errMissing) {
 		o.hole = got.err
-	default:
+	}
+	if o.hole == nil {
 		return lostAt(got.sequence, got.key, o.apply(got))
 	}
 	return nil

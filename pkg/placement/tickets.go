@@ -117,7 +117,9 @@ func (t *Tickets) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), ticketInterval)
+	// Without asking for a leader, so that it isn't on one stream with the owners' watch,
+	// which could say nothing while this one waits for a revision that hasn't come.
+	ctx, cancel := context.WithTimeout(ctx, ticketInterval)
 	defer cancel()
 	for resp := range t.client.Watch(ctx, t.prefix, clientv3.WithPrefix(), clientv3.WithRev(revision+1)) {
 		if err := resp.Err(); err != nil && ctx.Err() == nil {

@@ -27,6 +27,8 @@ type Watcher struct {
 	stop   context.CancelFunc
 	done   chan struct{}
 
+	interval time.Duration // between questions to a silent watch
+
 	sources []snapshot.Source
 
 	mu      sync.Mutex
@@ -50,7 +52,7 @@ func Watch(ctx context.Context, client *clientv3.Client, region string, shards i
 			Err: fmt.Errorf("%d shards: expected 1 to %d", shards, MaxShards)}
 	}
 	w := &Watcher{
-		client: client, space: space, region: region, shards: shards, log: log, sources: sources,
+		client: client, space: space, region: region, shards: shards, log: log, sources: sources, interval: progressInterval,
 		done: make(chan struct{}), changed: make(chan struct{}),
 	}
 	if err := w.first(ctx); err != nil {
@@ -146,11 +148,13 @@ func (w *Watcher) load(ctx context.Context) error {
 var (
 	errStalled = errors.New("watch stalled")
 	errEnded   = errors.New("watch ended")
+	// errBackwards is seen when a backup was restored, and at a member that lags.
+	errBackwards = errors.New("etcd's revision went backwards")
 )
 
 // follow applies changes after a revision until the watch breaks off. etcd is
 // asked for a sign of life now and then: a connection that only looks alive
-// shows itself by silence.
+// shows itself by silence. See ask.
 func (w *Watcher) follow(ctx context.Context, after int64) error {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	var opening sync.WaitGroup
@@ -160,9 +164,10 @@ func (w *Watcher) follow(ctx context.Context, after int64) error {
 	opening.Go(func() { // Watch itself doesn't return while etcd is away
 		opened <- w.client.Watch(ctx, string(w.space), clientv3.WithPrefix(), clientv3.WithRev(after+1), clientv3.WithProgressNotify())
 	})
-	ticker := time.NewTicker(progressInterval)
+	ticker := time.NewTicker(w.interval)
 	defer ticker.Stop()
-	heard := true
+	answers := make(chan answer, 1)
+	heard, last := true, after
 	for {
 		select {
 		case events = <-opened:
@@ -173,31 +178,60 @@ func (w *Watcher) follow(ctx context.Context, after int64) error {
 			if err := resp.Err(); err != nil {
 				return err
 			}
-			heard = true
+			heard, last = true, max(last, resp.Header.Revision)
 			w.apply(resp)
+		case a := <-answers:
+			switch {
+			case a.revision < a.known:
+				return errBackwards
+			case a.revision <= last: // the watch has nothing to say
+				heard = true
+				w.current()
+			}
 		case <-ticker.C:
 			if !heard {
 				return errStalled
 			}
 			heard = false
-			w.requestProgress(ctx)
+			known := last
+			opening.Go(func() { w.ask(ctx, known, answers) })
 		}
 	}
 }
 
-// requestProgress makes etcd answer on the watch. Its own error needs no
-// handling: without an answer the watch counts as stalled.
-func (w *Watcher) requestProgress(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+// answer is etcd's revision, asked for when another one was known.
+type answer struct{ known, revision int64 }
+
+// ask asks etcd for its revision, and, if that is beyond what is known, the watch to say
+// that it has got there too. A watch whose first revision hasn't come yet answers
+// nothing, and nor do those beside it. Errors need no handling: without an answer the
+// watch counts as stalled.
+func (w *Watcher) ask(ctx context.Context, known int64, answers chan<- answer) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	_ = w.client.RequestProgress(ctx)
+	resp, err := w.client.Get(ctx, string(w.space), clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil {
+		return
+	}
+	if resp.Header.Revision > known {
+		_ = w.client.RequestProgress(ctx)
+	}
+	select {
+	case answers <- answer{known, resp.Header.Revision}:
+	case <-ctx.Done():
+	}
+}
+
+// current notes that etcd says nothing that the view doesn't.
+func (w *Watcher) current() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.synced = time.Now()
 }
 
 func (w *Watcher) apply(resp clientv3.WatchResponse) {
 	if len(resp.Events) == 0 {
-		w.mu.Lock()
-		w.synced = time.Now()
-		w.mu.Unlock()
+		w.current()
 		return
 	}
 	view := w.View().Clone()
