@@ -219,21 +219,20 @@ func (m *mailbox) quit(pop *mailclient.POP, session int, doomed []string) error 
 	return nil
 }
 
-// inspect is a mailbox's last session: it fetches everything, again from the beginning until
-// that succeeds.
-func (m *mailbox) inspect(ctx context.Context) error {
+// patiently makes a session, again from its beginning while what ends it may pass.
+func patiently(ctx context.Context, patience time.Duration, session func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	for {
-		err := m.fetchAll(ctx)
-		if err == nil || !temporary(err) && !broken(err) {
-			return err
-		}
-		if !rest(ctx, retryAfter) {
+		err := session(ctx)
+		if err == nil || !temporary(err) && !broken(err) || !rest(ctx, retryAfter) {
 			return err
 		}
 	}
 }
 
-func (m *mailbox) fetchAll(ctx context.Context) error {
+// inspect is a mailbox's last session: it fetches everything.
+func (m *mailbox) inspect(ctx context.Context) error {
 	pop, session, err := m.login(ctx)
 	if err != nil {
 		return err
@@ -253,7 +252,7 @@ func (m *mailbox) fetchAll(ctx context.Context) error {
 	return pop.Quit()
 }
 
-// clean removes the drill's messages.
+// clean is a session that removes the drill's messages.
 func (m *mailbox) clean(ctx context.Context) error {
 	pop, session, err := m.login(ctx)
 	if err != nil {

@@ -90,11 +90,9 @@ func (p *Plan) judge(ctx context.Context, l *load, boxes []*mailbox, wrong error
 	var findings []history.Finding
 	rest(ctx, stale) // the last sessions are held to all that was answered
 	for _, m := range boxes {
-		ctx, cancel := context.WithTimeout(ctx, p.Patience)
-		if err := m.inspect(ctx); err != nil {
+		if err := patiently(ctx, p.Patience, m.inspect); err != nil {
 			findings = append(findings, history.Finding{Invariant: history.Kept, Text: m.user.Address + ": " + wording(err)})
 		}
-		cancel()
 	}
 	r.History = l.history.Events()
 	findings = slices.Concat(findings, history.Check(r.History, stale))
@@ -109,7 +107,7 @@ func (p *Plan) judge(ctx context.Context, l *load, boxes []*mailbox, wrong error
 func (l *load) cleanAll(ctx context.Context, boxes []*mailbox, s *stage) {
 	s.say("the drill's own mail is removed")
 	for _, m := range boxes {
-		if err := m.clean(ctx); err != nil {
+		if err := patiently(ctx, s.Patience, m.clean); err != nil {
 			s.say("the drill's mail to %s stays there: %s", m.user.Address, wording(err))
 		}
 	}

@@ -75,7 +75,7 @@ type box struct {
 	numbers map[string]int  // unique-id → its number, likewise
 	there   map[string]fact // unique-ids known to be there, since when
 	asked   map[string]bool // unique-ids whose removal was asked for
-	removed map[string]fact // those whose removal was answered +OK
+	removed map[string]fact // those whose removal was answered +OK, since the first time
 	missed  map[string]fact // those whose removal was asked for, and that a listing hadn't any more
 	final   bool
 }
@@ -136,7 +136,10 @@ func (c *checker) take(now fact, e Event) {
 		}
 	case Removed:
 		for _, uid := range e.UIDs {
-			b.removed[uid] = now
+			// One that is back and removed again was removed at the first time.
+			if _, before := b.removed[uid]; !before {
+				b.removed[uid] = now
+			}
 			delete(b.there, uid)
 		}
 	case Final:

@@ -219,6 +219,13 @@ func TestStaleAnswers(t *testing.T) {
 		{name: "still there after it was gone", tell: func(s *story) {
 			s.delivered(1).rests(time.Second).seen(1).rests(time.Second).asked("u1").seen().seen(1).rests(time.Second).ends()
 		}},
+		{"back and removed, again and again", func(s *story) {
+			s.delivered(1).seen(1)
+			for range 30 {
+				s.asked("u1").removed("u1").seen(1)
+			}
+			s.asked("u1").removed("u1").rests(time.Second).ends()
+		}, []Finding{{Gone, "anna: message 1 (u1) is back in a session that was opened at 00:00:01.070Z; its removal was answered +OK at 00:00:00.060Z"}}},
 		{"not there for too long", func(s *story) { s.delivered(1).rests(time.Second).seen().ends(1) },
 			[]Finding{{Kept, "anna: message 1 (u1) was there at 00:00:00.010Z, is not in the listing of a session that was opened at 00:00:01.020Z, and nobody had asked to remove it"}}},
 	} {
