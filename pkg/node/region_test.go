@@ -89,7 +89,7 @@ type runner struct {
 func (r *region) config(name string, client *clientv3.Client) Config {
 	return Config{
 		Name: name, Region: "eu", Shards: shards, Store: r.store, Rules: acme{}, Auth: r.auth,
-		Etcd: client, Address: name + ":1", LeaseTTL: 2 * time.Second, Stable: 500 * time.Millisecond, Log: quiet,
+		Etcd: client, Address: name + ":1", LeaseTTL: time.Hour, Stable: 500 * time.Millisecond, Log: quiet,
 	}
 }
 
@@ -111,9 +111,26 @@ func (r *region) start(name string, adjust ...func(*Config)) *runner {
 	return run
 }
 
-// crash cuts a node off from etcd: to the others it is as good as dead, and
+// crash cuts a node off from etcd, and ends its lease: to the others it is as good as dead, and
 // knows nothing of that.
-func (run *runner) crash() { run.client.Close() }
+func (r *region) crash(n *runner) {
+	r.Helper()
+	n.client.Close()
+	r.endLease(r.etcd.Client(), n.config.Name)
+}
+
+// endLease ends a node's lease. Leases last longer than any test, so that no node of a slow
+// machine seems to be dead.
+func (r *region) endLease(client *clientv3.Client, name string) {
+	r.Helper()
+	resp, err := client.Get(r.Context(), "/postern/v1/region/eu/nodes/"+name)
+	if err != nil || len(resp.Kvs) != 1 {
+		r.Fatal(resp, err)
+	}
+	if _, err := client.Revoke(r.Context(), clientv3.LeaseID(resp.Kvs[0].Lease)); err != nil {
+		r.Fatal(err)
+	}
+}
 
 // await waits until a condition of the region's view and of the nodes holds.
 func (r *region) await(what string, holds func(placement.View) bool) placement.View {
