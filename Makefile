@@ -62,6 +62,11 @@ fuzz: ## every fuzz target, FUZZTIME each (10s); it goes on after a finding and 
 sim: ## thousands of simulated runs of a shard in a hostile world, and every mutant found (SEEDS=5000)
 	POSTERN_SIM=full POSTERN_SIM_SEEDS=$(SEEDS) $(GO) test ./pkg/sim -v -timeout 60m
 
+.PHONY: chaos
+chaos: $(TOOLS)/versitygw ## real processes that are killed, stopped and cut off from each other under load, and broken builds found (SEED= MINUTES=3)
+	POSTERN_TOOLS=required POSTERN_CHAOS=1 POSTERN_CHAOS_SEED=$(SEED) POSTERN_CHAOS_MINUTES=$(MINUTES) \
+		$(GO) test ./cmd/postern -run '^TestChaos$(if $(SEED),$$)' -v -count=1 -timeout 180m
+
 .PHONY: bench
 bench: $(TOOLS)/versitygw ## CPU and memory per session, poll, download and delivery, beside peers; take-over, index and reads of a shard
 	$(GO) test ./cmd/postern -run '^$$' -bench . -skip 'OwnerKilled|HandOver|RegionServes' -benchtime 300x -timeout 30m

@@ -21,6 +21,9 @@ var binary string
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
+	if len(os.Args) == 4 && os.Args[1] == etcdAlone {
+		return runEtcdAlone(os.Args[3]) // --config DIR
+	}
 	dir, err := os.MkdirTemp("", "postern-test-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

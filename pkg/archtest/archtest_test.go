@@ -66,8 +66,8 @@ var rooms = map[string]string{
 	"pkg/blob/blobtest":       "pkg/blob",
 	"pkg/blob/s3test":         "",
 	"pkg/internal/etcdtest":   "",
-	"pkg/internal/link":       "",
-	"pkg/internal/mutation":   "",
+	"pkg/link":                "",
+	"pkg/mutation":            "",
 	"pkg/sim":                 "",
 }
 

@@ -275,7 +275,7 @@ func (l *limited) Write(p []byte) (int, error) {
 
 // listAgain holds the session's listing against what it was at its begin.
 func (s *session) listAgain() {
-	entries, by := resumed(s, "list", func(ctx context.Context, d maildrop.Drop) ([]maildrop.Entry, error) { return maildrop.Entries(ctx, d) })
+	entries, by := resumed(s, "list", maildrop.Entries)
 	if by != nil && !slices.Equal(entries, s.entries) {
 		s.world.violated("2, a session is a snapshot", []string{s.name}, "%s: the listing was %v and is, at %s, %v", s.name, s.entries, by.name, entries)
 	}

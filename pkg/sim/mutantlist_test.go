@@ -1,6 +1,6 @@
 package sim
 
-import "github.com/postern-pop/postern/pkg/internal/mutation"
+import "github.com/postern-pop/postern/pkg/mutation"
 
 // mutants are what TestMutants breaks. When a text isn't found any more, the code has
 // changed: find the place that keeps the promise now.

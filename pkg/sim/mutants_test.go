@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/postern-pop/postern/pkg/internal/mutation"
+	"github.com/postern-pop/postern/pkg/mutation"
 )
 
 // mutant is one promise broken: texts of the real code that are replaced. A

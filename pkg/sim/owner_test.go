@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/postern-pop/postern/pkg/blob"
-	"github.com/postern-pop/postern/pkg/internal/mutation"
 	"github.com/postern-pop/postern/pkg/maildrop"
+	"github.com/postern-pop/postern/pkg/mutation"
 	"github.com/postern-pop/postern/pkg/shard"
 )
 

@@ -38,7 +38,6 @@ type Link struct {
 	listener net.Listener
 	datagram *net.UDPConn // nil: TCP only
 	lost     atomic.Int64 // datagrams
-	ctx      context.Context
 	end      context.CancelFunc
 	work     sync.WaitGroup
 
@@ -49,20 +48,22 @@ type Link struct {
 
 // Open opens a cable to a host:port; with UDP it is one of the same port for datagrams, too.
 func Open(far string, udp bool) (*Link, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	ctx, end := context.WithCancel(context.Background())
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
+		end()
 		return nil, err
 	}
-	l := &Link{far: far, listener: listener, changed: make(chan struct{})}
-	l.ctx, l.end = context.WithCancel(context.Background())
+	l := &Link{far: far, listener: listener, end: end, changed: make(chan struct{})}
 	if udp {
 		at := listener.Addr().(*net.TCPAddr)
 		if l.datagram, err = net.ListenUDP("udp", &net.UDPAddr{IP: at.IP, Port: at.Port}); err != nil {
+			end()
 			return nil, errors.Join(err, listener.Close())
 		}
-		l.work.Go(l.datagrams)
+		l.work.Go(func() { l.datagrams(ctx) })
 	}
-	l.work.Go(l.accept)
+	l.work.Go(func() { l.accept(ctx) })
 	return l, nil
 }
 
@@ -94,20 +95,20 @@ func (l *Link) now() (State, <-chan struct{}) {
 	return l.state, l.changed
 }
 
-func (l *Link) accept() {
+func (l *Link) accept(ctx context.Context) {
 	for {
 		near, err := l.listener.Accept()
 		if err != nil {
 			return
 		}
-		l.work.Go(func() { l.carry(near) })
+		l.work.Go(func() { l.carry(ctx, near) })
 	}
 }
 
 // carry moves octets of one connection, both ways, to the end of one of them.
-func (l *Link) carry(near net.Conn) {
+func (l *Link) carry(ctx context.Context, near net.Conn) {
 	defer near.Close()
-	ctx, end := context.WithCancel(l.ctx)
+	ctx, end := context.WithCancel(ctx)
 	defer end()
 	if !l.passable(ctx, func(s State) bool { return s.Out || s.Back }) {
 		return
@@ -178,24 +179,24 @@ func (l *Link) move(ctx context.Context, to io.Writer, from io.Reader, held func
 }
 
 // datagrams passes datagrams to the far end. What answers does so at the near end's own address.
-func (l *Link) datagrams() {
+func (l *Link) datagrams(ctx context.Context) {
 	buffer := make([]byte, bufferSize)
 	for {
 		n, err := l.datagram.Read(buffer)
-		if l.ctx.Err() != nil {
+		if ctx.Err() != nil {
 			return
 		}
 		if state, _ := l.now(); err != nil || state.Broken || state.Out {
 			l.lost.Add(1)
 			continue
 		}
-		l.pass(buffer[:n])
+		l.pass(ctx, buffer[:n])
 	}
 }
 
 // pass sends one datagram on. One that can't be sent is lost, as datagrams are.
-func (l *Link) pass(datagram []byte) {
-	to, err := new(net.Dialer).DialContext(l.ctx, "udp", l.far)
+func (l *Link) pass(ctx context.Context, datagram []byte) {
+	to, err := new(net.Dialer).DialContext(ctx, "udp", l.far)
 	if err != nil {
 		return
 	}
