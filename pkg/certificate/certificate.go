@@ -134,7 +134,7 @@ func (s *Set) checkTimes(now time.Time) error {
 // first.
 func (s *Set) defaults() (all []*pair, named bool) {
 	for _, p := range s.pairs {
-		if s.hostname != "" && p.kept.Leaf.VerifyHostname(s.hostname) == nil {
+		if p.isFor(s.hostname) {
 			all = append(all, p)
 		}
 	}
@@ -175,7 +175,7 @@ func (s *Set) Run(ctx context.Context) error {
 func (s *Set) look(now time.Time) {
 	changed := false
 	for _, p := range s.pairs {
-		fresh, err := p.look(now)
+		fresh, err := p.look(now, s.hostname)
 		switch {
 		case fresh:
 			s.metrics.reload(p, "ok")

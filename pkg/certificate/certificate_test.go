@@ -269,6 +269,10 @@ func TestReload(t *testing.T) {
 	write(t, files.Key, expired.key)
 	write(t, files.Cert, expired.cert)
 	refused("expired", "expired on")
+	elsewhere := good(t, "us-pop.example.com")
+	write(t, files.Key, elsewhere.key)
+	write(t, files.Cert, elsewhere.cert)
+	refused("another region's", "no longer for "+name)
 
 	write(t, files.Key, first.key)
 	write(t, files.Cert, first.cert)
@@ -290,7 +294,7 @@ func TestReload(t *testing.T) {
 # HELP postern_certificate_reloads_total Changes of a certificate's files by result.
 # TYPE postern_certificate_reloads_total counter
 postern_certificate_reloads_total{file="` + files.Cert + `",result="ok"} 1
-postern_certificate_reloads_total{file="` + files.Cert + `",result="refused"} 4
+postern_certificate_reloads_total{file="` + files.Cert + `",result="refused"} 5
 `
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "postern_certificate_reloads_total"); err != nil {
 		t.Error(err)

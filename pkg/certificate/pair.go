@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -33,7 +34,8 @@ func (p *pair) read() error {
 
 // look reads the files again. fresh: there is another pair, and it was taken. An
 // error is one of a pair that stays as it is; the first look at a change says nothing.
-func (p *pair) look(now time.Time) (fresh bool, err error) {
+// The hostname's certificate stays one for the hostname.
+func (p *pair) look(now time.Time, hostname string) (fresh bool, err error) {
 	cert, key, err := p.octets()
 	sum := digest(cert, key, err)
 	if err == nil && sum == p.keptSum {
@@ -54,8 +56,16 @@ func (p *pair) look(now time.Time) (fresh bool, err error) {
 	if err := validAt(next.kept.Leaf, now); err != nil {
 		return false, fmt.Errorf("%s: %w", p.Cert, err)
 	}
+	if names := next.kept.Leaf.DNSNames; p.isFor(hostname) && !next.isFor(hostname) {
+		return false, fmt.Errorf("%s: the certificate is for %s, and no longer for %s, which clients ask for", p.Cert, strings.Join(names, ", "), hostname)
+	}
 	p.kept, p.keptSum, p.refused = next.kept, next.keptSum, false
 	return true, nil
+}
+
+// isFor reports whether the certificate is one for a name.
+func (p *pair) isFor(hostname string) bool {
+	return hostname != "" && p.kept.Leaf.VerifyHostname(hostname) == nil
 }
 
 // complain reports whether what was seen hasn't been refused before.

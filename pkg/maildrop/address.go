@@ -30,13 +30,17 @@ var ErrAddress = errors.New("not a mail address: expected local-part@domain")
 // name, no angle brackets, and no source route. The local part's case is
 // ignored, as users expect and RFC 5321 section 2.4 leaves to the host. Forms that
 // NFKC makes one, such as full-width letters, are one, as SASLprep has it for user
-// names (RFC 6856 section 2.2, RFC 4013).
+// names (RFC 6856 section 2.2, RFC 4013). So are a local part and the same in quotes, which
+// mean nothing of their own (RFC 5321 section 4.1.2).
 func ParseAddress(s string) (Address, error) {
 	at := strings.LastIndexByte(s, '@')
 	if at < 1 || at == len(s)-1 || len(s) > MaxAddress || !utf8.ValidString(s) {
 		return "", ErrAddress
 	}
-	local := norm.NFKC.String(strings.ToLower(norm.NFKC.String(s[:at])))
+	local, ok := unquote(norm.NFKC.String(strings.ToLower(norm.NFKC.String(s[:at]))))
+	if !ok {
+		return "", ErrAddress
+	}
 	for _, r := range local {
 		if unicode.IsControl(r) {
 			return "", ErrAddress
@@ -47,6 +51,31 @@ func ParseAddress(s string) (Address, error) {
 		return "", ErrAddress
 	}
 	return Address(local + "@" + domain), nil
+}
+
+// unquote takes the quotes of a Quoted-string away, and the backslashes of its quoted-pairs
+// (RFC 5321 section 4.1.2). ok is false for quotes that don't close, and for
+// a local part that begins with one of its own: its canonical form would be read as another's.
+func unquote(local string) (plain string, ok bool) {
+	inner, quoted := strings.CutPrefix(local, `"`)
+	if !quoted {
+		return local, true
+	}
+	inner, closed := strings.CutSuffix(inner, `"`)
+	var b strings.Builder
+	for i := 0; i < len(inner); i++ {
+		switch c := inner[i]; {
+		case c == '"':
+			return "", false
+		case c == '\\' && i+1 == len(inner):
+			return "", false
+		case c == '\\':
+			i++
+		}
+		b.WriteByte(inner[i])
+	}
+	plain = norm.NFKC.String(b.String())
+	return plain, closed && plain != "" && plain[0] != '"'
 }
 
 // ErrDomain says that a text is no domain name.

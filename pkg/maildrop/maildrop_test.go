@@ -21,6 +21,19 @@ func TestParseAddress(t *testing.T) {
 		{"anna@example.com.", "anna@example.com"},
 		{"a b@example.com", "a b@example.com"},
 		{"a@b@example.com", "a@b@example.com"},
+		{`"anna"@example.com`, "anna@example.com"}, // quotes mean nothing: RFC 5321 section 4.1.2
+		{`"a b"@example.com`, "a b@example.com"},
+		{`"a@b"@example.com`, "a@b@example.com"},
+		{`"a\\b"@example.com`, `a\b@example.com`},
+		{`"a\"b"@example.com`, `a"b@example.com`},
+		{`a"b@example.com`, `a"b@example.com`},
+		{"\uff02anna\uff02@example.com", "anna@example.com"}, // full-width quotes
+		{`""@example.com`, ""},
+		{`"@example.com`, ""},
+		{`"anna@example.com`, ""},
+		{`"an"na"@example.com`, ""},
+		{`"anna\"@example.com`, ""},
+		{`"\"anna"@example.com`, ""},
 		{"zoe\u0308@example.com", "zo\u00eb@example.com"}, // NFD and NFC are one mailbox
 		{"ZO\u00cb@example.com", "zo\u00eb@example.com"},
 		{"\uff21nna@example.com", "anna@example.com"},    // full-width A
@@ -63,7 +76,7 @@ func TestParseAddressIsIdempotent(t *testing.T) {
 }
 
 func FuzzParseAddress(f *testing.F) {
-	for _, s := range []string{"a@b.example", "\u0130@example.com", "a@\u00df.example", "@", "a@xn--a.example", "\uff21\ufb01\ufdfa@example.com", "\u1e9e\u0345@example.com"} {
+	for _, s := range []string{"a@b.example", "\u0130@example.com", "a@\u00df.example", "@", "a@xn--a.example", "\uff21\ufb01\ufdfa@example.com", "\u1e9e\u0345@example.com", `"a\b c"@d.example`, "\"e\\\u0301\"@d.example"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -81,7 +81,7 @@ func (s *Session) login(mechanism, name, password string) Step {
 	s.mechanism = mechanism
 	address, err := userAddress(name)
 	s.claimed = address
-	if err != nil || !utf8.ValidString(password) || strings.IndexByte(password, 0) >= 0 {
+	if err != nil || !utf8.ValidString(password) || strings.IndexByte(password, 0) >= 0 || len(password) > maxPassword {
 		return s.refused()
 	}
 	return s.ask(Request{Op: OpOpen, Address: address, Password: password})

@@ -11,6 +11,9 @@ const (
 	// maxCommand is the longest command line in octets, CRLF included (RFC 2449
 	// section 4).
 	maxCommand = 255
+	// maxPassword is how many octets a password may have that can be right: those that are
+	// set have 200 at most, before their spellings are made one.
+	maxPassword = 1024
 	// maxResponse is the longest line with a SASL response, CRLF included (RFC
 	// 5034 section 4: 12288 octets of base64).
 	maxResponse = 12288 + 2
