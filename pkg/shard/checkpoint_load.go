@@ -112,6 +112,7 @@ func (s *state) takeBox(l loadedBox) bool {
 	if !box.insert(l.messages) {
 		return false
 	}
+	delete(s.recents, box) // it has other indexes now
 	s.messages += len(l.messages)
 	for i := range l.messages {
 		s.octets += uint64(l.messages[i].wire)

@@ -86,6 +86,11 @@
 //     under a key of the ledger's, and looked for backwards from the mailbox's end.
 //     Who doesn't know the key can't make two IDs meet. Refused: maps of the last two
 //     days, 40 octets a message and nothing that a checkpoint could leave out.
+//   - 2026-11-25: a mailbox that got 256 messages or more within a day has a table of
+//     them (recent.go). Each delivery asks twice, once under the committer's lock: 0.08 µs
+//     whatever came that day, where the look at all of them took 1 ns for each. It is made by
+//     the next delivery and is in no checkpoint. Refused: a table for every mailbox; it would
+//     take 16 octets of each, the next size that the allocator has, and save nothing.
 //   - 2026-11-23: the hash of an imported message's UID, with that of its ID, is
 //     remembered for ever: no UID is used twice. 40 octets each; imports happen
 //     once in a mailbox's life.

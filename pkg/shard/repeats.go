@@ -69,19 +69,29 @@ func (s *state) repeated(d delivery, now uint32) (bool, error) {
 	if box == nil {
 		return false, nil
 	}
-	// Backwards while it can be one. Dates of imported messages tell nothing about
-	// when they came, so these count as long as they are there.
-	for i := len(box.messages) - 1; i >= 0; i-- {
+	is := func(i int) bool {
 		m := &box.messages[i]
-		dated := m.flags&flagImported != 0
-		if m.repeat == d.repeat && (dated || within(m.received, now, windowSeconds)) {
+		return m.repeat == d.repeat && (m.flags&flagImported != 0 || within(m.received, now, windowSeconds))
+	}
+	if table := s.recents[box]; table != nil {
+		return table.any(d.repeat, is), nil
+	}
+	for i := len(box.messages) - 1; i >= 0; i-- {
+		if is(i) {
 			return true, nil
 		}
-		if !dated && !within(m.received, now, windowSeconds+slackSeconds) {
+		if !box.messages[i].repeatable(now) {
 			break
 		}
 	}
 	return false, nil
+}
+
+// repeatable reports whether a delivery may be a repetition of the message, or of one
+// before it. Dates of imported messages tell nothing about when they came, so these count
+// as long as they are there, and end no search.
+func (m *message) repeatable(now uint32) bool {
+	return m.flags&flagImported != 0 || within(m.received, now, windowSeconds+slackSeconds)
 }
 
 func within(received, now, window uint32) bool { return now < received || now-received < window }

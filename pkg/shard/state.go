@@ -34,7 +34,8 @@ type state struct {
 	removals map[ledger.Position]removal // of messages marked removed, for keepRemoved
 	objects  map[ledger.Position]string  // of messages whose body is an object of its own
 	uids     map[ledger.Position]maildrop.UID
-	imports  map[uint64]imported // by hash of mailbox and UID, for ever: no UID is used twice
+	imports  map[uint64]imported  // by hash of mailbox and UID, for ever: no UID is used twice
+	recents  map[*mailbox]*recent // of busy mailboxes
 	packs    packs
 	domains  domains
 	commons  map[common]*common // one copy of what many records share
@@ -66,6 +67,7 @@ func newState() *state {
 		objects:   make(map[ledger.Position]string),
 		uids:      make(map[ledger.Position]maildrop.UID),
 		imports:   make(map[uint64]imported),
+		recents:   make(map[*mailbox]*recent),
 		packs:     newPacks(),
 		domains:   domains{numbers: make(map[string]uint32)},
 		commons:   make(map[common]*common),
@@ -135,6 +137,7 @@ func (s *state) deliver(e ledger.Entry, d *ledger.Delivery) error {
 		s.imports[s.uidHash(address, maildrop.UID(d.UID))] = imported{position: e.Position, repeat: m.repeat}
 	}
 	box.add(m)
+	s.noteRecent(box)
 	s.messages++
 	s.octets += uint64(m.wire)
 	return nil
@@ -213,6 +216,7 @@ func (s *state) drop(box *mailbox, before int64, left int) {
 		}
 	}
 	box.messages = kept
+	delete(s.recents, box) // its indexes were those of before
 }
 
 // retention is each class's in seconds; deliver takes no other class.
