@@ -160,7 +160,7 @@ func (h *host) joinAs(ctx context.Context, p *run.Process, cfg *config.Process) 
 		metrics:  h.metricsOf(cfg.Role),
 	}
 	var err error
-	if me.pool, err = newPool(p, me.files, me.log); err != nil {
+	if me.pool, err = newPool(p, me.files, me.identity.Role == rpc.RoleIntake, me.log); err != nil {
 		return nil, err
 	}
 	keys, err := readGossipKeys(string(cfg.Gossip.KeyFile))
@@ -195,12 +195,12 @@ func tlsFiles(files config.TLS, log *slog.Logger) rpc.TLSFiles {
 	return rpc.TLSFiles{CA: string(files.CA), Cert: string(files.Cert), Key: string(files.Key), Log: log}
 }
 
-func newPool(p *run.Process, files rpc.TLSFiles, log *slog.Logger) (*rpc.Pool, error) {
+func newPool(p *run.Process, files rpc.TLSFiles, feeds bool, log *slog.Logger) (*rpc.Pool, error) {
 	with, err := rpc.ClientTLS(files)
 	if err != nil {
 		return nil, fmt.Errorf("tls: %w", err)
 	}
-	pool := rpc.NewPool(rpc.PoolConfig{TLS: with, Log: log})
+	pool := rpc.NewPool(rpc.PoolConfig{TLS: with, Feeds: feeds, Log: log})
 	p.OnStop("connections", func(context.Context) error { pool.Close(); return nil })
 	return pool, nil
 }

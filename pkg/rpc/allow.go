@@ -37,7 +37,7 @@ func errandOf(method string) errand {
 		return errandSession
 	case posternv1.Maildrop_Accept_FullMethodName:
 		return errandAccept
-	case posternv1.Maildrop_Deliver_FullMethodName:
+	case posternv1.Maildrop_Deliver_FullMethodName, posternv1.Maildrop_Feed_FullMethodName:
 		return errandDelivery
 	case posternv1.Maildrop_Import_FullMethodName:
 		return errandImport

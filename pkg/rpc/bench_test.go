@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/postern-pop/postern/pkg/maildrop"
+	"github.com/postern-pop/postern/pkg/rpc"
 )
 
 // cpu makes the benchmark report what CPU this process spends on an operation,
@@ -56,18 +58,47 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-// BenchmarkDeliver is a message of 90 KB.
+// BenchmarkDeliver is a message, asked for and delivered, by a stream each and by a
+// feed, from so many callers at once.
 func BenchmarkDeliver(b *testing.B) {
-	c := connect(b, always(func(context.Context) error { return nil }))
-	message := body(random(90_000))
-	b.SetBytes(int64(len(message)))
-	b.ReportAllocs()
-	cpu(b)
-	for b.Loop() {
-		if err := c.Deliver(b.Context(), maildrop.Envelope{To: anna}, message); err != nil {
-			b.Fatal(err)
+	for way, feeds := range map[string]bool{"streams": false, "feed": true} {
+		for _, size := range []int{4_000, 90_000} {
+			for _, callers := range []int{1, 64} {
+				b.Run(fmt.Sprintf("%s/octets=%d/callers=%d", way, size, callers), func(b *testing.B) {
+					benchDeliver(b, connector(feeds)(b, always(func(context.Context) error { return nil })), size, callers)
+				})
+			}
 		}
 	}
+}
+
+func benchDeliver(b *testing.B, c *rpc.Client, size, callers int) {
+	b.Helper()
+	message := body(random(size))
+	b.SetBytes(int64(len(message)))
+	b.ReportAllocs()
+	b.SetParallelism(max(1, callers/runtime.GOMAXPROCS(0)))
+	cpu(b)
+	one := func() {
+		err := c.Accept(b.Context(), maildrop.Recipient{Address: anna})
+		if err == nil {
+			err = c.Deliver(b.Context(), maildrop.Envelope{To: anna}, message)
+		}
+		if err != nil {
+			b.Error(err)
+		}
+	}
+	if callers == 1 {
+		for b.Loop() {
+			one()
+		}
+		return
+	}
+	b.RunParallel(func(p *testing.PB) {
+		for p.Next() {
+			one()
+		}
+	})
 }
 
 // BenchmarkList is a listing of 50,000 messages over the network.

@@ -25,7 +25,10 @@ var sizes = []int{0, 1, 255, 256<<10 - 1, 256 << 10, 256<<10 + 1, 1<<20 - 1, 1 <
 
 // Octets arrive as they were sent, in both directions, however they are read
 // and written.
-func TestBodiesAreExact(t *testing.T) {
+func TestBodiesAreExact(t *testing.T) { bothWays(t, testBodiesAreExact) }
+
+func testBodiesAreExact(t *testing.T, feeds bool) {
+	connect := connector(feeds)
 	type delivery struct {
 		envelope   maildrop.Envelope
 		sum        [32]byte
@@ -129,7 +132,10 @@ func TestImportedEnvelope(t *testing.T) {
 }
 
 // A body held in memory can be read again, a streamed one can't.
-func TestBodyOpenedTwice(t *testing.T) {
+func TestBodyOpenedTwice(t *testing.T) { bothWays(t, testBodyOpenedTwice) }
+
+func testBodyOpenedTwice(t *testing.T, feeds bool) {
+	connect := connector(feeds)
 	c := connect(t, &script{deliver: func(_ context.Context, _ maildrop.Envelope, b maildrop.Body) error {
 		for range 2 {
 			r, err := b.Open()
@@ -151,7 +157,10 @@ func TestBodyOpenedTwice(t *testing.T) {
 }
 
 // An answer that comes before the body is the answer.
-func TestAnswerBeforeTheBodysEnd(t *testing.T) {
+func TestAnswerBeforeTheBodysEnd(t *testing.T) { bothWays(t, testAnswerBeforeTheBodysEnd) }
+
+func testAnswerBeforeTheBodysEnd(t *testing.T, feeds bool) {
+	connect := connector(feeds)
 	c := connect(t, always(func(context.Context) error { return &maildrop.Error{Kind: maildrop.NotOwner} }))
 	for _, size := range sizes {
 		if err := c.Deliver(t.Context(), maildrop.Envelope{To: anna}, body(random(size))); maildrop.KindOf(err) != maildrop.NotOwner {
@@ -171,7 +180,10 @@ func (b faultyBody) Open() (io.ReadCloser, error) { return io.NopCloser(b.reader
 
 // Nothing is stored of a body that can't be read at the sender's, and its kind
 // says that nothing happened.
-func TestFaultyBodies(t *testing.T) {
+func TestFaultyBodies(t *testing.T) { bothWays(t, testFaultyBodies) }
+
+func testFaultyBodies(t *testing.T, feeds bool) {
+	connect := connector(feeds)
 	whole := errors.New("whole body seen")
 	c := connect(t, &script{deliver: func(_ context.Context, _ maildrop.Envelope, b maildrop.Body) error {
 		r, err := b.Open()
@@ -370,7 +382,9 @@ func TestServerAgainstGeneratedClient(t *testing.T) {
 
 // What doesn't fit into the memory for bodies is refused for now, and there is
 // room again when a delivery has ended.
-func TestBodiesAreBounded(t *testing.T) {
+func TestBodiesAreBounded(t *testing.T) { bothWays(t, testBodiesAreBounded) }
+
+func testBodiesAreBounded(t *testing.T, feeds bool) {
 	a := newAuthority(t)
 	entered, leave := make(chan struct{}), make(chan struct{})
 	service := &script{deliver: func(context.Context, maildrop.Envelope, maildrop.Body) error {
@@ -379,7 +393,7 @@ func TestBodiesAreBounded(t *testing.T) {
 		return nil
 	}}
 	_, address := serve(t, rpc.ServerConfig{TLS: a.server(node), Service: service, Allow: func(rpc.Identity, string) error { return nil }, BodyBytes: 1000})
-	pool := rpc.NewPool(rpc.PoolConfig{TLS: a.client(front)})
+	pool := rpc.NewPool(rpc.PoolConfig{TLS: a.client(front), Feeds: feeds})
 	t.Cleanup(pool.Close)
 	c := pool.Client(address)
 	deliver := func(size int) error {

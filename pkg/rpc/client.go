@@ -27,6 +27,10 @@ type Client struct {
 	calls  int              // that run
 	used   time.Time        // when the last one ended
 	closed bool
+
+	feed     *feed          // for what comes next; nil: none yet
+	feeds    sync.WaitGroup // their goroutines
+	feedless time.Time      // the server knew none; until then it isn't asked again
 }
 
 var _ maildrop.Service = (*Client)(nil)
@@ -47,7 +51,10 @@ func (c *Client) call(ctx context.Context, op, method string, in, out any, chang
 
 // failed is FromStatus with the server's address in the cause.
 func (c *Client) failed(op string, err error, changes bool) error {
-	err = FromStatus(op, err, changes)
+	return c.located(FromStatus(op, err, changes))
+}
+
+func (c *Client) located(err error) error {
 	var e *maildrop.Error
 	if errors.As(err, &e) {
 		e.Err = fmt.Errorf("at %s: %w", c.address, e.Err)
@@ -141,6 +148,13 @@ func (c *Client) Resume(_ context.Context, info maildrop.Info, token []byte) (ma
 // Accept asks whether mail to a recipient would be taken.
 func (c *Client) Accept(ctx context.Context, to maildrop.Recipient) error {
 	in := &posternv1.AcceptRequest{Address: string(to.Address), Session: to.Session}
+	if c.feedable() {
+		call := &posternv1.FeedCall{What: &posternv1.FeedCall_Accept{Accept: in}}
+		err := c.fed(ctx, posternv1.Maildrop_Accept_FullMethodName, &letter{op: "rpc.accept", call: call})
+		if !errors.Is(err, errFeedless) {
+			return err
+		}
+	}
 	return c.call(ctx, "rpc.accept", posternv1.Maildrop_Accept_FullMethodName, in, &posternv1.AcceptResponse{}, false)
 }
 

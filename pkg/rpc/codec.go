@@ -22,7 +22,7 @@ const (
 var errFrame = errors.New("malformed message on the wire")
 
 // codec is the protobuf codec with a short cut for messages that are mostly octets
-// (frame). It yields and takes exactly what the generated code does.
+// (frame, letter, parcel). It yields and takes exactly what the generated code does.
 type codec struct{ proto encoding.CodecV2 }
 
 func newCodec() codec { return codec{encoding.GetCodecV2("proto")} }
@@ -32,8 +32,11 @@ func (codec) Name() string { return "proto" }
 
 // Marshal encodes a message. A frame's buffers become the transport's.
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
-	if m, ok := v.(*frame); ok {
+	switch m := v.(type) {
+	case *frame:
 		return m.encode(), nil
+	case *letter:
+		return m.encode()
 	}
 	return c.proto.Marshal(v)
 }
@@ -41,7 +44,10 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 // Unmarshal decodes a message. A frame keeps the transport's buffers until it
 // is closed.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
-	if m, ok := v.(*frame); ok {
+	switch m := v.(type) {
+	case *frame:
+		return m.decode(data)
+	case *parcel:
 		return m.decode(data)
 	}
 	return c.proto.Unmarshal(data, v)

@@ -105,3 +105,66 @@ func FuzzFrame(f *testing.F) {
 		}
 	})
 }
+
+// What a feed carries is what the generated code says, both ways, at every split point.
+func TestLetterIsTheGeneratedMessage(t *testing.T) {
+	c := newCodec()
+	rapid.Check(t, func(t *rapid.T) {
+		call := &posternv1.FeedCall{Number: rapid.Uint64().Draw(t, "number")}
+		l := &letter{call: call}
+		data := rapid.SliceOfN(rapid.Byte(), 0, 400).Draw(t, "data")
+		switch rapid.IntRange(0, 2).Draw(t, "what") {
+		case 0:
+			call.What, data = &posternv1.FeedCall_Cancel{Cancel: true}, nil
+		case 1:
+			call.What, data = &posternv1.FeedCall_Accept{Accept: &posternv1.AcceptRequest{Address: rapid.StringMatching(`[a-z]{0,9}`).Draw(t, "to")}}, nil
+		case 2:
+			call.What = &posternv1.FeedCall_Envelope{Envelope: &posternv1.Envelope{Sender: data, Wire: uint64(len(data))}}
+			if len(data) > 0 {
+				l.body = mem.SliceBuffer(data)
+			}
+		}
+		ours, err := c.Marshal(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var generated posternv1.FeedRequest
+		if err := proto.Unmarshal(ours.Materialize(), &generated); err != nil || !bytes.Equal(generated.Data, data) || !proto.Equal(generated.Call, call) {
+			t.Fatalf("generated code read %v (%v), sent %v with %q", &generated, err, call, data)
+		}
+		theirs, _ := proto.Marshal(&posternv1.FeedRequest{Call: call, Data: data})
+		for name, b := range map[string][]byte{
+			"the same": theirs, "of a later version": protowire.AppendVarint(protowire.AppendTag(theirs, 15, protowire.VarintType), 7),
+			"with another field first": append(protowire.AppendVarint(protowire.AppendTag(nil, 15, protowire.VarintType), 7), theirs...),
+		} {
+			var p parcel
+			if err := c.Unmarshal(split(t, b), &p); err != nil {
+				t.Fatal(name, err)
+			}
+			size := p.size()
+			if got, err := p.take(); err != nil || !bytes.Equal(got, data) || size != len(data) || !proto.Equal(&p.call, call) {
+				t.Fatalf("%s: got %v with %q (%v), sent %v with %q", name, &p.call, got, err, call, data)
+			}
+			p.close()
+		}
+	})
+}
+
+// Whatever comes is a parcel or an error.
+func FuzzParcel(f *testing.F) {
+	f.Add([]byte{0x0a, 0x02, 0x08, 0x01, 0x12, 0x01, 'x'})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var p parcel
+		if err := p.decode(mem.BufferSlice{mem.SliceBuffer(b)}); err != nil {
+			return
+		}
+		var generated posternv1.FeedRequest
+		if err := proto.Unmarshal(b, &generated); err != nil {
+			t.Fatalf("taken, and the generated code says %v", err)
+		}
+		if octets, err := p.take(); err != nil || !bytes.Equal(octets, generated.GetData()) {
+			t.Fatalf("%q, %v; the generated code has %q", octets, err, generated.GetData())
+		}
+		p.close()
+	})
+}

@@ -65,7 +65,10 @@ func (m *movable) Unlock(ctx context.Context, a maildrop.Address) (bool, error) 
 }
 
 // A shard behind the network keeps every promise that a shard keeps.
-func TestConformance(t *testing.T) {
+func TestConformance(t *testing.T) { bothWays(t, testConformance) }
+
+func testConformance(t *testing.T, feeds bool) {
+	connect := connector(feeds)
 	verifier := auth.New(auth.Config{})
 	t.Cleanup(verifier.Close)
 	store := blobtest.NewMemory()

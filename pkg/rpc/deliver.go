@@ -20,6 +20,11 @@ func (c *Client) Deliver(ctx context.Context, envelope maildrop.Envelope, body m
 	if body.Wire() > maxBody {
 		return &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: fmt.Errorf("body of %d octets, the most is %d", body.Wire(), maxBody)}
 	}
+	if body.Wire() <= chunkOctets && !imported(envelope) && c.feedable() {
+		if err := c.deliverFed(ctx, op, envelope, body); !errors.Is(err, errFeedless) {
+			return err
+		}
+	}
 	r, err := body.Open()
 	if err != nil {
 		return &maildrop.Error{Op: op, Kind: maildrop.Transient, Err: err}
@@ -42,6 +47,16 @@ func (c *Client) Deliver(ctx context.Context, envelope maildrop.Envelope, body m
 		}
 		return c.failed(op, err, d.complete)
 	})
+}
+
+// deliverFed sends a message that is small enough for it by the feed.
+func (c *Client) deliverFed(ctx context.Context, op string, envelope maildrop.Envelope, body maildrop.Body) error {
+	octets, err := c.fedBody(op, body)
+	if err != nil {
+		return err
+	}
+	call := &posternv1.FeedCall{What: &posternv1.FeedCall_Envelope{Envelope: envelopeToWire(envelope, body)}}
+	return c.fed(ctx, posternv1.Maildrop_Deliver_FullMethodName, &letter{op: op, call: call, body: octets, changes: true})
 }
 
 // departure is one body on its way out.

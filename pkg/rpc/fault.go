@@ -46,21 +46,28 @@ func ToStatus(err error) error {
 		return nil
 	}
 	var e *maildrop.Error
+	var already interface{ GRPCStatus() *status.Status }
+	if !errors.As(err, &e) && errors.As(err, &already) {
+		return err
+	}
+	fault := faultOf(err)
+	return statusOf(maildrop.Kind(fault.GetKind()), fault)
+}
+
+// faultOf is what the caller is told of an error.
+func faultOf(err error) *posternv1.Fault {
+	var e *maildrop.Error
 	if !errors.As(err, &e) {
-		var already interface{ GRPCStatus() *status.Status }
-		if errors.As(err, &already) {
-			return err
-		}
 		e = &maildrop.Error{Kind: maildrop.KindOf(err)}
 	}
-	return statusOf(e.Kind, &posternv1.Fault{
+	return &posternv1.Fault{
 		Kind:      uint32(e.Kind),
 		Reason:    clean(string(e.Reason), maxName),
 		Text:      clean(e.Text, maxText),
 		Primary:   clean(string(e.Primary), maildrop.MaxAddress),
 		Cause:     clean(err.Error(), maxCause),
 		WaitMilli: e.Wait.Milliseconds(),
-	})
+	}
 }
 
 func statusOf(kind maildrop.Kind, fault *posternv1.Fault) error {

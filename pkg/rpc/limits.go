@@ -32,6 +32,7 @@ const (
 	typicalUID      = 24        // the same of those we mint
 	typicalRest     = 4         // octets that neighbours' unique-ids don't share
 	smallChunk      = 32 << 10  // the same for a reader that asks for small ones
+	maxResting      = 64        // goroutines of a feed that wait for its next call
 	streamWindow    = 4 << 20   // octets under way in one call, each way
 	narrowWindow    = 64 << 10  // the same of a narrow connection
 	maxWide         = 16        // messages that one process reads at once through wide windows: 64 MiB
@@ -54,6 +55,7 @@ const (
 	backoffBase      = 50 * time.Millisecond
 	backoffMax       = time.Second
 	fetchIdle        = 10 * time.Second // what was fetched ahead and nobody reads is let go
+	feedAge          = 5 * time.Minute  // of a feed; then another is begun, so that connections can end
 	poolIdle         = 10 * time.Minute // a connection without calls is closed after this
 	poolSweep        = time.Minute
 	reloadEvery      = time.Second // certificate files are looked at no more often

@@ -22,7 +22,10 @@ type PoolConfig struct {
 	TLS *tls.Config // of ClientTLS
 	// Accept says whether a server is one to talk to; an error refuses. nil: any
 	// mailbox node or front. Passwords are sent to whoever is accepted.
-	Accept     func(server Identity) error
+	Accept func(server Identity) error
+	// Feeds says that many deliveries are to be made: they and the questions before
+	// them share a stream to each server, see [maildropServer.Feed].
+	Feeds      bool
 	Log        *slog.Logger          // nil: silence
 	Registerer prometheus.Registerer // nil: no metrics
 }
@@ -133,6 +136,7 @@ func (p *Pool) Close() {
 	<-p.done
 	for _, c := range p.all() {
 		c.close()
+		c.feeds.Wait()
 	}
 }
 

@@ -21,6 +21,16 @@
 // A Deliver has "left" only when its last chunk was handed over: the server
 // stores nothing of a body that is shorter than its envelope says.
 //
+// # Feeds
+//
+// An intake makes its calls of Accept and Deliver by one stream to each server, many of
+// them at once, each answered when it is done (feed.go, feed_serve.go). Kinds, permissions
+// and metrics are those of the calls, whichever way they went. Bodies of more than 256 KiB, imports, and what goes
+// to a server of an earlier version, which has no Feed, have a stream each, as all
+// calls of other processes. A feed is given up for another after 5 minutes, so that
+// connections and certificates get old no more than otherwise; a server that stops
+// says so in it.
+//
 // # Bodies on the server
 //
 // A body of up to 1 MiB is read whole before the service sees it, and may be
@@ -83,4 +93,13 @@
 //     is asked is the router: only from another region is it worth its while. What nobody
 //     reads within 10 s is let go. Refused: many Reads at once, each with a window of
 //     its own, and a cache of messages at the front, which is what windows are already.
+//   - 2026-11-25: feeds. Two streams of gRPC for each delivery, one for the question and one
+//     for the message, took 270 allocations, and goroutines whose stacks grow anew. Without
+//     them a delivery of 4 KB takes 0.21 ms of processor time instead of 0.29 to 0.41, intake and
+//     node together, and one of 90 KB 0.87 to 1.07 instead of 1.07 to 1.27. The price: the calls of one
+//     feed share a window of 4 MiB, which at 250 ms there and back is 16 MB/s of mail for
+//     each pair of an intake and a gateway. Refused: to keep the answer to Accept, and to
+//     ask with Deliver (package lmtp says why); feeds for fronts, which hand over few deliveries,
+//     and may not deliver at gateways; and many calls in one message: gRPC's writer makes one write
+//     of what is there anyway.
 package rpc

@@ -164,12 +164,27 @@ func serve(t testing.TB, config rpc.ServerConfig) (server *rpc.Server, address s
 // connect is a client of a server with the service, both of them real.
 func connect(t testing.TB, service maildrop.Service) *rpc.Client {
 	t.Helper()
-	a := newAuthority(t)
-	everything := func(rpc.Identity, string) error { return nil }
-	_, address := serve(t, rpc.ServerConfig{TLS: a.server(node), Service: service, Allow: everything})
-	pool := rpc.NewPool(rpc.PoolConfig{TLS: a.client(front)})
-	t.Cleanup(pool.Close)
-	return pool.Client(address)
+	return connector(false)(t, service)
+}
+
+// connector is connect for a client whose deliveries go by a feed, or by a stream each.
+func connector(feeds bool) func(t testing.TB, service maildrop.Service) *rpc.Client {
+	return func(t testing.TB, service maildrop.Service) *rpc.Client {
+		t.Helper()
+		a := newAuthority(t)
+		everything := func(rpc.Identity, string) error { return nil }
+		_, address := serve(t, rpc.ServerConfig{TLS: a.server(node), Service: service, Allow: everything})
+		pool := rpc.NewPool(rpc.PoolConfig{TLS: a.client(front), Feeds: feeds})
+		t.Cleanup(pool.Close)
+		return pool.Client(address)
+	}
+}
+
+// bothWays runs a test for deliveries by a stream each, and by a feed.
+func bothWays(t *testing.T, test func(t *testing.T, feeds bool)) {
+	t.Helper()
+	t.Run("a stream each", func(t *testing.T) { test(t, false) })
+	t.Run("by feed", func(t *testing.T) { test(t, true) })
 }
 
 const anna = maildrop.Address("anna@example.com")
@@ -232,7 +247,10 @@ func always(end func(context.Context) error) *script {
 }
 
 // A Kind that goes in comes out, with all that belongs to it, of every call.
-func TestEveryKindComesOut(t *testing.T) {
+func TestEveryKindComesOut(t *testing.T) { bothWays(t, testEveryKindComesOut) }
+
+func testEveryKindComesOut(t *testing.T, feeds bool) {
+	connect := connector(feeds)
 	var sent *maildrop.Error
 	c := connect(t, always(func(context.Context) error { return fmt.Errorf("around: %w", sent) }))
 	for kind := maildrop.Internal; int(kind) < maildrop.Kinds; kind++ {
@@ -255,7 +273,10 @@ func TestEveryKindComesOut(t *testing.T) {
 	}
 }
 
-func TestBareErrors(t *testing.T) {
+func TestBareErrors(t *testing.T) { bothWays(t, testBareErrors) }
+
+func testBareErrors(t *testing.T, feeds bool) {
+	connect := connector(feeds)
 	var sent error
 	c := connect(t, always(func(context.Context) error { return sent }))
 	for _, c2 := range []struct {
@@ -275,7 +296,9 @@ func TestBareErrors(t *testing.T) {
 }
 
 // The kind of a call whose server never was, went away, or takes too long.
-func TestBrokenCalls(t *testing.T) {
+func TestBrokenCalls(t *testing.T) { bothWays(t, testBrokenCalls) }
+
+func testBrokenCalls(t *testing.T, feeds bool) {
 	expect := func(t *testing.T, name string, err error, otherwise, change maildrop.Kind) {
 		t.Helper()
 		want := otherwise
@@ -288,7 +311,7 @@ func TestBrokenCalls(t *testing.T) {
 	}
 	a := newAuthority(t)
 	newPool := func(t *testing.T) *rpc.Pool {
-		pool := rpc.NewPool(rpc.PoolConfig{TLS: a.client(front)})
+		pool := rpc.NewPool(rpc.PoolConfig{TLS: a.client(front), Feeds: feeds})
 		t.Cleanup(pool.Close)
 		return pool
 	}
@@ -439,13 +462,15 @@ func TestListings(t *testing.T) {
 	}
 }
 
-func TestMetrics(t *testing.T) {
+func TestMetrics(t *testing.T) { bothWays(t, testMetrics) }
+
+func testMetrics(t *testing.T, feeds bool) {
 	a := newAuthority(t)
 	registry := prometheus.NewRegistry()
 	service := always(func(context.Context) error { return &maildrop.Error{Kind: maildrop.Busy} })
 	_, address := serve(t, rpc.ServerConfig{TLS: a.server(node), Service: service, Allow: rpc.NodeAllow("eu"), Registerer: registry})
 	for range 2 { // two pools of one process share their series
-		pool := rpc.NewPool(rpc.PoolConfig{TLS: a.client(intake), Registerer: registry})
+		pool := rpc.NewPool(rpc.PoolConfig{TLS: a.client(intake), Registerer: registry, Feeds: feeds})
 		defer pool.Close()
 		pool.Client(address).Accept(t.Context(), maildrop.Recipient{Address: anna})
 	}

@@ -18,8 +18,11 @@ type maildropServer struct {
 	posternv1.UnimplementedMaildropServer
 	service maildrop.Service
 	room    *room // for bodies held in memory
-	chunks  *chunks
-	small   *chunks // for readers who ask for small ones
+	meter   *meter
+	// stopping is closed when the server takes no more calls.
+	stopping chan struct{}
+	chunks   *chunks
+	small    *chunks // for readers who ask for small ones
 }
 
 func (s *maildropServer) Challenge(ctx context.Context, in *posternv1.ChallengeRequest) (*posternv1.ChallengeResponse, error) {
@@ -158,12 +161,14 @@ func (s *maildropServer) Accept(ctx context.Context, in *posternv1.AcceptRequest
 // Deliver takes no envelope with a UID or a time of its own: who may call it is
 // not asked for those.
 func (s *maildropServer) Deliver(stream deliveryStream) error {
-	return s.take("rpc.deliver", stream, func(e maildrop.Envelope) error {
-		if imported(e) {
-			return invalid("rpc.deliver", "a unique-id or a time of arrival can be given by Import only")
-		}
-		return nil
-	})
+	return s.take("rpc.deliver", stream, notImported)
+}
+
+func notImported(e maildrop.Envelope) error {
+	if imported(e) {
+		return invalid("rpc.deliver", "a unique-id or a time of arrival can be given by Import only")
+	}
+	return nil
 }
 
 // Import takes such envelopes, and no others.
@@ -196,8 +201,8 @@ func (s *maildropServer) take(op string, stream deliveryStream, check func(maild
 	}
 	body := &arrival{stream: stream, wire: first.GetEnvelope().GetWire(), size: first.GetEnvelope().GetSize()}
 	if body.wire <= maxBuffered {
-		if !s.room.take(int64(body.wire)) {
-			return &maildrop.Error{Op: op, Kind: maildrop.Busy, Err: fmt.Errorf("more than %d octets of mail are arriving", s.room.limit)}
+		if err := s.hold(op, body); err != nil {
+			return err
 		}
 		defer s.room.give(int64(body.wire))
 		if err := body.readAll(); err != nil {
@@ -209,6 +214,14 @@ func (s *maildropServer) take(op string, stream deliveryStream, check func(maild
 		return err
 	}
 	return stream.SendAndClose(&posternv1.DeliverResponse{})
+}
+
+// hold takes the memory for a body.
+func (s *maildropServer) hold(op string, body *arrival) error {
+	if !s.room.take(int64(body.wire)) {
+		return &maildrop.Error{Op: op, Kind: maildrop.Busy, Err: fmt.Errorf("more than %d octets of mail are arriving", s.room.limit)}
+	}
+	return nil
 }
 
 func (s *maildropServer) PutAddress(ctx context.Context, in *posternv1.PutAddressRequest) (*posternv1.PutAddressResponse, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -38,9 +39,11 @@ type ServerConfig struct {
 
 // Server serves a maildrop.Service. Make one with [NewServer].
 type Server struct {
-	config ServerConfig
-	meter  *meter
-	grpc   *grpc.Server
+	config   ServerConfig
+	meter    *meter
+	grpc     *grpc.Server
+	stopping chan struct{} // closed by the first Stop
+	once     sync.Once
 }
 
 // NewServer makes a server that isn't serving yet.
@@ -51,7 +54,7 @@ func NewServer(config ServerConfig) *Server {
 	if config.BodyBytes <= 0 {
 		config.BodyBytes = defaultBodyBytes
 	}
-	s := &Server{config: config, meter: newMeter(config.Registerer, "server", config.Log)}
+	s := &Server{config: config, meter: newMeter(config.Registerer, "server", config.Log), stopping: make(chan struct{})}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(gathering{credentials.NewTLS(config.TLS)}),
 		grpc.ForceServerCodecV2(newCodec()),
@@ -76,6 +79,7 @@ func NewServer(config ServerConfig) *Server {
 	posternv1.RegisterMaildropServer(s.grpc, &maildropServer{
 		service: config.Service, room: &room{limit: config.BodyBytes},
 		chunks: &chunks{size: chunkOctets}, small: &chunks{size: smallChunk},
+		meter: s.meter, stopping: s.stopping,
 	})
 	if config.Snapshots != nil {
 		posternv1.RegisterRoutesServer(s.grpc, &routesServer{snapshots: config.Snapshots})
@@ -105,6 +109,7 @@ func (s *Server) Serve(l net.Listener) error {
 // Stop refuses new calls and waits for those that run. When ctx ends it cuts
 // them off. It returns when no handler runs any more.
 func (s *Server) Stop(ctx context.Context) {
+	s.once.Do(func() { close(s.stopping) })
 	cut := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(cut)
@@ -130,7 +135,9 @@ func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServ
 	if err = s.admit(stream.Context(), info.FullMethod); err == nil {
 		err = handler(srv, stream)
 	}
-	s.meter.observe(info.FullMethod, start, err)
+	if err != nil || info.FullMethod != posternv1.Maildrop_Feed_FullMethodName { // a feed counts its calls
+		s.meter.observe(info.FullMethod, start, err)
+	}
 	return ToStatus(err)
 }
 

@@ -1162,6 +1162,216 @@ func (*DeliverResponse) Descriptor() ([]byte, []int) {
 	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{17}
 }
 
+type FeedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Call          *FeedCall              `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
+	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"` // with an envelope: the whole body
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FeedRequest) Reset() {
+	*x = FeedRequest{}
+	mi := &file_postern_v1_maildrop_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FeedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FeedRequest) ProtoMessage() {}
+
+func (x *FeedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_maildrop_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FeedRequest.ProtoReflect.Descriptor instead.
+func (*FeedRequest) Descriptor() ([]byte, []int) {
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *FeedRequest) GetCall() *FeedCall {
+	if x != nil {
+		return x.Call
+	}
+	return nil
+}
+
+func (x *FeedRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type FeedCall struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"` // 1 and up, on one stream each once
+	// Types that are valid to be assigned to What:
+	//
+	//	*FeedCall_Accept
+	//	*FeedCall_Envelope
+	//	*FeedCall_Cancel
+	What          isFeedCall_What `protobuf_oneof:"what"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FeedCall) Reset() {
+	*x = FeedCall{}
+	mi := &file_postern_v1_maildrop_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FeedCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FeedCall) ProtoMessage() {}
+
+func (x *FeedCall) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_maildrop_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FeedCall.ProtoReflect.Descriptor instead.
+func (*FeedCall) Descriptor() ([]byte, []int) {
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *FeedCall) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *FeedCall) GetWhat() isFeedCall_What {
+	if x != nil {
+		return x.What
+	}
+	return nil
+}
+
+func (x *FeedCall) GetAccept() *AcceptRequest {
+	if x != nil {
+		if x, ok := x.What.(*FeedCall_Accept); ok {
+			return x.Accept
+		}
+	}
+	return nil
+}
+
+func (x *FeedCall) GetEnvelope() *Envelope {
+	if x != nil {
+		if x, ok := x.What.(*FeedCall_Envelope); ok {
+			return x.Envelope
+		}
+	}
+	return nil
+}
+
+func (x *FeedCall) GetCancel() bool {
+	if x != nil {
+		if x, ok := x.What.(*FeedCall_Cancel); ok {
+			return x.Cancel
+		}
+	}
+	return false
+}
+
+type isFeedCall_What interface {
+	isFeedCall_What()
+}
+
+type FeedCall_Accept struct {
+	Accept *AcceptRequest `protobuf:"bytes,2,opt,name=accept,proto3,oneof"`
+}
+
+type FeedCall_Envelope struct {
+	Envelope *Envelope `protobuf:"bytes,3,opt,name=envelope,proto3,oneof"` // of Deliver
+}
+
+type FeedCall_Cancel struct {
+	Cancel bool `protobuf:"varint,4,opt,name=cancel,proto3,oneof"` // nobody waits for the call of this number any more
+}
+
+func (*FeedCall_Accept) isFeedCall_What() {}
+
+func (*FeedCall_Envelope) isFeedCall_What() {}
+
+func (*FeedCall_Cancel) isFeedCall_What() {}
+
+type FeedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"` // of the call; 0: the server stops, send no more calls here
+	Fault         *Fault                 `protobuf:"bytes,2,opt,name=fault,proto3" json:"fault,omitempty"`    // none: it is done
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FeedResponse) Reset() {
+	*x = FeedResponse{}
+	mi := &file_postern_v1_maildrop_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FeedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FeedResponse) ProtoMessage() {}
+
+func (x *FeedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_maildrop_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FeedResponse.ProtoReflect.Descriptor instead.
+func (*FeedResponse) Descriptor() ([]byte, []int) {
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *FeedResponse) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *FeedResponse) GetFault() *Fault {
+	if x != nil {
+		return x.Fault
+	}
+	return nil
+}
+
 type AddressRecord struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Address         string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
@@ -1179,7 +1389,7 @@ type AddressRecord struct {
 
 func (x *AddressRecord) Reset() {
 	*x = AddressRecord{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[18]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1401,7 @@ func (x *AddressRecord) String() string {
 func (*AddressRecord) ProtoMessage() {}
 
 func (x *AddressRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[18]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1414,7 @@ func (x *AddressRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressRecord.ProtoReflect.Descriptor instead.
 func (*AddressRecord) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{18}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AddressRecord) GetAddress() string {
@@ -1279,7 +1489,7 @@ type PutAddressRequest struct {
 
 func (x *PutAddressRequest) Reset() {
 	*x = PutAddressRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[19]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1291,7 +1501,7 @@ func (x *PutAddressRequest) String() string {
 func (*PutAddressRequest) ProtoMessage() {}
 
 func (x *PutAddressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[19]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1304,7 +1514,7 @@ func (x *PutAddressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutAddressRequest.ProtoReflect.Descriptor instead.
 func (*PutAddressRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{19}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PutAddressRequest) GetRecord() *AddressRecord {
@@ -1322,7 +1532,7 @@ type PutAddressResponse struct {
 
 func (x *PutAddressResponse) Reset() {
 	*x = PutAddressResponse{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[20]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1334,7 +1544,7 @@ func (x *PutAddressResponse) String() string {
 func (*PutAddressResponse) ProtoMessage() {}
 
 func (x *PutAddressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[20]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1347,7 +1557,7 @@ func (x *PutAddressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutAddressResponse.ProtoReflect.Descriptor instead.
 func (*PutAddressResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{20}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{23}
 }
 
 type GetAddressRequest struct {
@@ -1359,7 +1569,7 @@ type GetAddressRequest struct {
 
 func (x *GetAddressRequest) Reset() {
 	*x = GetAddressRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[21]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1371,7 +1581,7 @@ func (x *GetAddressRequest) String() string {
 func (*GetAddressRequest) ProtoMessage() {}
 
 func (x *GetAddressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[21]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1384,7 +1594,7 @@ func (x *GetAddressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAddressRequest.ProtoReflect.Descriptor instead.
 func (*GetAddressRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{21}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetAddressRequest) GetAddress() string {
@@ -1403,7 +1613,7 @@ type RemoveAddressRequest struct {
 
 func (x *RemoveAddressRequest) Reset() {
 	*x = RemoveAddressRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[22]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1415,7 +1625,7 @@ func (x *RemoveAddressRequest) String() string {
 func (*RemoveAddressRequest) ProtoMessage() {}
 
 func (x *RemoveAddressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[22]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1428,7 +1638,7 @@ func (x *RemoveAddressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveAddressRequest.ProtoReflect.Descriptor instead.
 func (*RemoveAddressRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{22}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RemoveAddressRequest) GetAddress() string {
@@ -1446,7 +1656,7 @@ type RemoveAddressResponse struct {
 
 func (x *RemoveAddressResponse) Reset() {
 	*x = RemoveAddressResponse{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[23]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1458,7 +1668,7 @@ func (x *RemoveAddressResponse) String() string {
 func (*RemoveAddressResponse) ProtoMessage() {}
 
 func (x *RemoveAddressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[23]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1471,7 +1681,7 @@ func (x *RemoveAddressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveAddressResponse.ProtoReflect.Descriptor instead.
 func (*RemoveAddressResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{23}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{26}
 }
 
 type ListAddressesRequest struct {
@@ -1483,7 +1693,7 @@ type ListAddressesRequest struct {
 
 func (x *ListAddressesRequest) Reset() {
 	*x = ListAddressesRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[24]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1495,7 +1705,7 @@ func (x *ListAddressesRequest) String() string {
 func (*ListAddressesRequest) ProtoMessage() {}
 
 func (x *ListAddressesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[24]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1508,7 +1718,7 @@ func (x *ListAddressesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAddressesRequest.ProtoReflect.Descriptor instead.
 func (*ListAddressesRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{24}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListAddressesRequest) GetAccount() string {
@@ -1528,7 +1738,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[25]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1540,7 +1750,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[25]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1553,7 +1763,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{25}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ExplainRequest) GetAddress() string {
@@ -1589,7 +1799,7 @@ type Explanation struct {
 
 func (x *Explanation) Reset() {
 	*x = Explanation{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[26]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1601,7 +1811,7 @@ func (x *Explanation) String() string {
 func (*Explanation) ProtoMessage() {}
 
 func (x *Explanation) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[26]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1614,7 +1824,7 @@ func (x *Explanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Explanation.ProtoReflect.Descriptor instead.
 func (*Explanation) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{26}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Explanation) GetAddress() string {
@@ -1707,7 +1917,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[27]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1719,7 +1929,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[27]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1732,7 +1942,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{27}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Finding) GetSubject() string {
@@ -1785,7 +1995,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[28]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1797,7 +2007,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[28]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1810,7 +2020,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{28}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Attempt) GetTimeUnixNano() int64 {
@@ -1914,7 +2124,7 @@ type TellRequest struct {
 
 func (x *TellRequest) Reset() {
 	*x = TellRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[29]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1926,7 +2136,7 @@ func (x *TellRequest) String() string {
 func (*TellRequest) ProtoMessage() {}
 
 func (x *TellRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[29]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1939,7 +2149,7 @@ func (x *TellRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TellRequest.ProtoReflect.Descriptor instead.
 func (*TellRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{29}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TellRequest) GetAddress() string {
@@ -1964,7 +2174,7 @@ type TellResponse struct {
 
 func (x *TellResponse) Reset() {
 	*x = TellResponse{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[30]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +2186,7 @@ func (x *TellResponse) String() string {
 func (*TellResponse) ProtoMessage() {}
 
 func (x *TellResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[30]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +2199,7 @@ func (x *TellResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TellResponse.ProtoReflect.Descriptor instead.
 func (*TellResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{30}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{33}
 }
 
 type UnlockRequest struct {
@@ -2001,7 +2211,7 @@ type UnlockRequest struct {
 
 func (x *UnlockRequest) Reset() {
 	*x = UnlockRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[31]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2013,7 +2223,7 @@ func (x *UnlockRequest) String() string {
 func (*UnlockRequest) ProtoMessage() {}
 
 func (x *UnlockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[31]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2026,7 +2236,7 @@ func (x *UnlockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlockRequest.ProtoReflect.Descriptor instead.
 func (*UnlockRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{31}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *UnlockRequest) GetAddress() string {
@@ -2045,7 +2255,7 @@ type UnlockResponse struct {
 
 func (x *UnlockResponse) Reset() {
 	*x = UnlockResponse{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[32]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2057,7 +2267,7 @@ func (x *UnlockResponse) String() string {
 func (*UnlockResponse) ProtoMessage() {}
 
 func (x *UnlockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[32]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2070,7 +2280,7 @@ func (x *UnlockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlockResponse.ProtoReflect.Descriptor instead.
 func (*UnlockResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{32}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *UnlockResponse) GetWas() bool {
@@ -2095,7 +2305,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[33]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2107,7 +2317,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[33]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2120,7 +2330,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{33}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Fault) GetKind() uint32 {
@@ -2251,7 +2461,19 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\x04size\x18\x06 \x01(\x04R\x04size\x12\x10\n" +
 	"\x03uid\x18\a \x01(\tR\x03uid\x12,\n" +
 	"\x12received_unix_nano\x18\b \x01(\x03R\x10receivedUnixNano\"\x11\n" +
-	"\x0fDeliverResponse\"\xff\x01\n" +
+	"\x0fDeliverResponse\"K\n" +
+	"\vFeedRequest\x12(\n" +
+	"\x04call\x18\x01 \x01(\v2\x14.postern.v1.FeedCallR\x04call\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"\xad\x01\n" +
+	"\bFeedCall\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x123\n" +
+	"\x06accept\x18\x02 \x01(\v2\x19.postern.v1.AcceptRequestH\x00R\x06accept\x122\n" +
+	"\benvelope\x18\x03 \x01(\v2\x14.postern.v1.EnvelopeH\x00R\benvelope\x12\x18\n" +
+	"\x06cancel\x18\x04 \x01(\bH\x00R\x06cancelB\x06\n" +
+	"\x04what\"O\n" +
+	"\fFeedResponse\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12'\n" +
+	"\x05fault\x18\x02 \x01(\v2\x11.postern.v1.FaultR\x05fault\"\xff\x01\n" +
 	"\rAddressRecord\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x18\n" +
@@ -2325,7 +2547,7 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\aprimary\x18\x04 \x01(\tR\aprimary\x12\x14\n" +
 	"\x05cause\x18\x05 \x01(\tR\x05cause\x12\x1d\n" +
 	"\n" +
-	"wait_milli\x18\x06 \x01(\x03R\twaitMilli2\xc6\b\n" +
+	"wait_milli\x18\x06 \x01(\x03R\twaitMilli2\x85\t\n" +
 	"\bMaildrop\x12H\n" +
 	"\tChallenge\x12\x1c.postern.v1.ChallengeRequest\x1a\x1d.postern.v1.ChallengeResponse\x129\n" +
 	"\x04Open\x12\x17.postern.v1.OpenRequest\x1a\x18.postern.v1.OpenResponse\x126\n" +
@@ -2335,7 +2557,8 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\x05Check\x12\x18.postern.v1.CheckRequest\x1a\x19.postern.v1.CheckResponse\x12?\n" +
 	"\x06Accept\x12\x19.postern.v1.AcceptRequest\x1a\x1a.postern.v1.AcceptResponse\x12D\n" +
 	"\aDeliver\x12\x1a.postern.v1.DeliverRequest\x1a\x1b.postern.v1.DeliverResponse(\x01\x12C\n" +
-	"\x06Import\x12\x1a.postern.v1.DeliverRequest\x1a\x1b.postern.v1.DeliverResponse(\x01\x12K\n" +
+	"\x06Import\x12\x1a.postern.v1.DeliverRequest\x1a\x1b.postern.v1.DeliverResponse(\x01\x12=\n" +
+	"\x04Feed\x12\x17.postern.v1.FeedRequest\x1a\x18.postern.v1.FeedResponse(\x010\x01\x12K\n" +
 	"\n" +
 	"PutAddress\x12\x1d.postern.v1.PutAddressRequest\x1a\x1e.postern.v1.PutAddressResponse\x12F\n" +
 	"\n" +
@@ -2358,7 +2581,7 @@ func file_postern_v1_maildrop_proto_rawDescGZIP() []byte {
 	return file_postern_v1_maildrop_proto_rawDescData
 }
 
-var file_postern_v1_maildrop_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_postern_v1_maildrop_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_postern_v1_maildrop_proto_goTypes = []any{
 	(*ChallengeRequest)(nil),      // 0: postern.v1.ChallengeRequest
 	(*ChallengeResponse)(nil),     // 1: postern.v1.ChallengeResponse
@@ -2378,68 +2601,77 @@ var file_postern_v1_maildrop_proto_goTypes = []any{
 	(*DeliverRequest)(nil),        // 15: postern.v1.DeliverRequest
 	(*Envelope)(nil),              // 16: postern.v1.Envelope
 	(*DeliverResponse)(nil),       // 17: postern.v1.DeliverResponse
-	(*AddressRecord)(nil),         // 18: postern.v1.AddressRecord
-	(*PutAddressRequest)(nil),     // 19: postern.v1.PutAddressRequest
-	(*PutAddressResponse)(nil),    // 20: postern.v1.PutAddressResponse
-	(*GetAddressRequest)(nil),     // 21: postern.v1.GetAddressRequest
-	(*RemoveAddressRequest)(nil),  // 22: postern.v1.RemoveAddressRequest
-	(*RemoveAddressResponse)(nil), // 23: postern.v1.RemoveAddressResponse
-	(*ListAddressesRequest)(nil),  // 24: postern.v1.ListAddressesRequest
-	(*ExplainRequest)(nil),        // 25: postern.v1.ExplainRequest
-	(*Explanation)(nil),           // 26: postern.v1.Explanation
-	(*Finding)(nil),               // 27: postern.v1.Finding
-	(*Attempt)(nil),               // 28: postern.v1.Attempt
-	(*TellRequest)(nil),           // 29: postern.v1.TellRequest
-	(*TellResponse)(nil),          // 30: postern.v1.TellResponse
-	(*UnlockRequest)(nil),         // 31: postern.v1.UnlockRequest
-	(*UnlockResponse)(nil),        // 32: postern.v1.UnlockResponse
-	(*Fault)(nil),                 // 33: postern.v1.Fault
+	(*FeedRequest)(nil),           // 18: postern.v1.FeedRequest
+	(*FeedCall)(nil),              // 19: postern.v1.FeedCall
+	(*FeedResponse)(nil),          // 20: postern.v1.FeedResponse
+	(*AddressRecord)(nil),         // 21: postern.v1.AddressRecord
+	(*PutAddressRequest)(nil),     // 22: postern.v1.PutAddressRequest
+	(*PutAddressResponse)(nil),    // 23: postern.v1.PutAddressResponse
+	(*GetAddressRequest)(nil),     // 24: postern.v1.GetAddressRequest
+	(*RemoveAddressRequest)(nil),  // 25: postern.v1.RemoveAddressRequest
+	(*RemoveAddressResponse)(nil), // 26: postern.v1.RemoveAddressResponse
+	(*ListAddressesRequest)(nil),  // 27: postern.v1.ListAddressesRequest
+	(*ExplainRequest)(nil),        // 28: postern.v1.ExplainRequest
+	(*Explanation)(nil),           // 29: postern.v1.Explanation
+	(*Finding)(nil),               // 30: postern.v1.Finding
+	(*Attempt)(nil),               // 31: postern.v1.Attempt
+	(*TellRequest)(nil),           // 32: postern.v1.TellRequest
+	(*TellResponse)(nil),          // 33: postern.v1.TellResponse
+	(*UnlockRequest)(nil),         // 34: postern.v1.UnlockRequest
+	(*UnlockResponse)(nil),        // 35: postern.v1.UnlockResponse
+	(*Fault)(nil),                 // 36: postern.v1.Fault
 }
 var file_postern_v1_maildrop_proto_depIdxs = []int32{
 	3,  // 0: postern.v1.OpenRequest.proof:type_name -> postern.v1.Proof
 	6,  // 1: postern.v1.OpenResponse.listing:type_name -> postern.v1.Listing
 	16, // 2: postern.v1.DeliverRequest.envelope:type_name -> postern.v1.Envelope
-	18, // 3: postern.v1.PutAddressRequest.record:type_name -> postern.v1.AddressRecord
-	27, // 4: postern.v1.Explanation.findings:type_name -> postern.v1.Finding
-	28, // 5: postern.v1.Explanation.attempts:type_name -> postern.v1.Attempt
-	28, // 6: postern.v1.TellRequest.refused:type_name -> postern.v1.Attempt
-	0,  // 7: postern.v1.Maildrop.Challenge:input_type -> postern.v1.ChallengeRequest
-	2,  // 8: postern.v1.Maildrop.Open:input_type -> postern.v1.OpenRequest
-	5,  // 9: postern.v1.Maildrop.List:input_type -> postern.v1.ListRequest
-	7,  // 10: postern.v1.Maildrop.Read:input_type -> postern.v1.ReadRequest
-	9,  // 11: postern.v1.Maildrop.Remove:input_type -> postern.v1.RemoveRequest
-	11, // 12: postern.v1.Maildrop.Check:input_type -> postern.v1.CheckRequest
-	13, // 13: postern.v1.Maildrop.Accept:input_type -> postern.v1.AcceptRequest
-	15, // 14: postern.v1.Maildrop.Deliver:input_type -> postern.v1.DeliverRequest
-	15, // 15: postern.v1.Maildrop.Import:input_type -> postern.v1.DeliverRequest
-	19, // 16: postern.v1.Maildrop.PutAddress:input_type -> postern.v1.PutAddressRequest
-	21, // 17: postern.v1.Maildrop.GetAddress:input_type -> postern.v1.GetAddressRequest
-	22, // 18: postern.v1.Maildrop.RemoveAddress:input_type -> postern.v1.RemoveAddressRequest
-	24, // 19: postern.v1.Maildrop.ListAddresses:input_type -> postern.v1.ListAddressesRequest
-	25, // 20: postern.v1.Maildrop.Explain:input_type -> postern.v1.ExplainRequest
-	31, // 21: postern.v1.Maildrop.Unlock:input_type -> postern.v1.UnlockRequest
-	29, // 22: postern.v1.Maildrop.Tell:input_type -> postern.v1.TellRequest
-	1,  // 23: postern.v1.Maildrop.Challenge:output_type -> postern.v1.ChallengeResponse
-	4,  // 24: postern.v1.Maildrop.Open:output_type -> postern.v1.OpenResponse
-	6,  // 25: postern.v1.Maildrop.List:output_type -> postern.v1.Listing
-	8,  // 26: postern.v1.Maildrop.Read:output_type -> postern.v1.ReadResponse
-	10, // 27: postern.v1.Maildrop.Remove:output_type -> postern.v1.RemoveResponse
-	12, // 28: postern.v1.Maildrop.Check:output_type -> postern.v1.CheckResponse
-	14, // 29: postern.v1.Maildrop.Accept:output_type -> postern.v1.AcceptResponse
-	17, // 30: postern.v1.Maildrop.Deliver:output_type -> postern.v1.DeliverResponse
-	17, // 31: postern.v1.Maildrop.Import:output_type -> postern.v1.DeliverResponse
-	20, // 32: postern.v1.Maildrop.PutAddress:output_type -> postern.v1.PutAddressResponse
-	18, // 33: postern.v1.Maildrop.GetAddress:output_type -> postern.v1.AddressRecord
-	23, // 34: postern.v1.Maildrop.RemoveAddress:output_type -> postern.v1.RemoveAddressResponse
-	18, // 35: postern.v1.Maildrop.ListAddresses:output_type -> postern.v1.AddressRecord
-	26, // 36: postern.v1.Maildrop.Explain:output_type -> postern.v1.Explanation
-	32, // 37: postern.v1.Maildrop.Unlock:output_type -> postern.v1.UnlockResponse
-	30, // 38: postern.v1.Maildrop.Tell:output_type -> postern.v1.TellResponse
-	23, // [23:39] is the sub-list for method output_type
-	7,  // [7:23] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	19, // 3: postern.v1.FeedRequest.call:type_name -> postern.v1.FeedCall
+	13, // 4: postern.v1.FeedCall.accept:type_name -> postern.v1.AcceptRequest
+	16, // 5: postern.v1.FeedCall.envelope:type_name -> postern.v1.Envelope
+	36, // 6: postern.v1.FeedResponse.fault:type_name -> postern.v1.Fault
+	21, // 7: postern.v1.PutAddressRequest.record:type_name -> postern.v1.AddressRecord
+	30, // 8: postern.v1.Explanation.findings:type_name -> postern.v1.Finding
+	31, // 9: postern.v1.Explanation.attempts:type_name -> postern.v1.Attempt
+	31, // 10: postern.v1.TellRequest.refused:type_name -> postern.v1.Attempt
+	0,  // 11: postern.v1.Maildrop.Challenge:input_type -> postern.v1.ChallengeRequest
+	2,  // 12: postern.v1.Maildrop.Open:input_type -> postern.v1.OpenRequest
+	5,  // 13: postern.v1.Maildrop.List:input_type -> postern.v1.ListRequest
+	7,  // 14: postern.v1.Maildrop.Read:input_type -> postern.v1.ReadRequest
+	9,  // 15: postern.v1.Maildrop.Remove:input_type -> postern.v1.RemoveRequest
+	11, // 16: postern.v1.Maildrop.Check:input_type -> postern.v1.CheckRequest
+	13, // 17: postern.v1.Maildrop.Accept:input_type -> postern.v1.AcceptRequest
+	15, // 18: postern.v1.Maildrop.Deliver:input_type -> postern.v1.DeliverRequest
+	15, // 19: postern.v1.Maildrop.Import:input_type -> postern.v1.DeliverRequest
+	18, // 20: postern.v1.Maildrop.Feed:input_type -> postern.v1.FeedRequest
+	22, // 21: postern.v1.Maildrop.PutAddress:input_type -> postern.v1.PutAddressRequest
+	24, // 22: postern.v1.Maildrop.GetAddress:input_type -> postern.v1.GetAddressRequest
+	25, // 23: postern.v1.Maildrop.RemoveAddress:input_type -> postern.v1.RemoveAddressRequest
+	27, // 24: postern.v1.Maildrop.ListAddresses:input_type -> postern.v1.ListAddressesRequest
+	28, // 25: postern.v1.Maildrop.Explain:input_type -> postern.v1.ExplainRequest
+	34, // 26: postern.v1.Maildrop.Unlock:input_type -> postern.v1.UnlockRequest
+	32, // 27: postern.v1.Maildrop.Tell:input_type -> postern.v1.TellRequest
+	1,  // 28: postern.v1.Maildrop.Challenge:output_type -> postern.v1.ChallengeResponse
+	4,  // 29: postern.v1.Maildrop.Open:output_type -> postern.v1.OpenResponse
+	6,  // 30: postern.v1.Maildrop.List:output_type -> postern.v1.Listing
+	8,  // 31: postern.v1.Maildrop.Read:output_type -> postern.v1.ReadResponse
+	10, // 32: postern.v1.Maildrop.Remove:output_type -> postern.v1.RemoveResponse
+	12, // 33: postern.v1.Maildrop.Check:output_type -> postern.v1.CheckResponse
+	14, // 34: postern.v1.Maildrop.Accept:output_type -> postern.v1.AcceptResponse
+	17, // 35: postern.v1.Maildrop.Deliver:output_type -> postern.v1.DeliverResponse
+	17, // 36: postern.v1.Maildrop.Import:output_type -> postern.v1.DeliverResponse
+	20, // 37: postern.v1.Maildrop.Feed:output_type -> postern.v1.FeedResponse
+	23, // 38: postern.v1.Maildrop.PutAddress:output_type -> postern.v1.PutAddressResponse
+	21, // 39: postern.v1.Maildrop.GetAddress:output_type -> postern.v1.AddressRecord
+	26, // 40: postern.v1.Maildrop.RemoveAddress:output_type -> postern.v1.RemoveAddressResponse
+	21, // 41: postern.v1.Maildrop.ListAddresses:output_type -> postern.v1.AddressRecord
+	29, // 42: postern.v1.Maildrop.Explain:output_type -> postern.v1.Explanation
+	35, // 43: postern.v1.Maildrop.Unlock:output_type -> postern.v1.UnlockResponse
+	33, // 44: postern.v1.Maildrop.Tell:output_type -> postern.v1.TellResponse
+	28, // [28:45] is the sub-list for method output_type
+	11, // [11:28] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_postern_v1_maildrop_proto_init() }
@@ -2447,13 +2679,18 @@ func file_postern_v1_maildrop_proto_init() {
 	if File_postern_v1_maildrop_proto != nil {
 		return
 	}
+	file_postern_v1_maildrop_proto_msgTypes[19].OneofWrappers = []any{
+		(*FeedCall_Accept)(nil),
+		(*FeedCall_Envelope)(nil),
+		(*FeedCall_Cancel)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_postern_v1_maildrop_proto_rawDesc), len(file_postern_v1_maildrop_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -34,6 +34,7 @@ const (
 	Maildrop_Accept_FullMethodName        = "/postern.v1.Maildrop/Accept"
 	Maildrop_Deliver_FullMethodName       = "/postern.v1.Maildrop/Deliver"
 	Maildrop_Import_FullMethodName        = "/postern.v1.Maildrop/Import"
+	Maildrop_Feed_FullMethodName          = "/postern.v1.Maildrop/Feed"
 	Maildrop_PutAddress_FullMethodName    = "/postern.v1.Maildrop/PutAddress"
 	Maildrop_GetAddress_FullMethodName    = "/postern.v1.Maildrop/GetAddress"
 	Maildrop_RemoveAddress_FullMethodName = "/postern.v1.Maildrop/RemoveAddress"
@@ -66,6 +67,9 @@ type MaildropClient interface {
 	// Import is Deliver for an envelope that has a UID or a time of its own. It
 	// is a method of its own so that who may call it is decided by its name.
 	Import(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[DeliverRequest, DeliverResponse], error)
+	// Feed carries many calls of Accept and Deliver at once, each of them answered when
+	// it is done. A call that isn't answered when the stream ends has an unknown outcome.
+	Feed(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FeedRequest, FeedResponse], error)
 	PutAddress(ctx context.Context, in *PutAddressRequest, opts ...grpc.CallOption) (*PutAddressResponse, error)
 	GetAddress(ctx context.Context, in *GetAddressRequest, opts ...grpc.CallOption) (*AddressRecord, error)
 	RemoveAddress(ctx context.Context, in *RemoveAddressRequest, opts ...grpc.CallOption) (*RemoveAddressResponse, error)
@@ -200,6 +204,19 @@ func (c *maildropClient) Import(ctx context.Context, opts ...grpc.CallOption) (g
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Maildrop_ImportClient = grpc.ClientStreamingClient[DeliverRequest, DeliverResponse]
 
+func (c *maildropClient) Feed(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FeedRequest, FeedResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Maildrop_ServiceDesc.Streams[4], Maildrop_Feed_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FeedRequest, FeedResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Maildrop_FeedClient = grpc.BidiStreamingClient[FeedRequest, FeedResponse]
+
 func (c *maildropClient) PutAddress(ctx context.Context, in *PutAddressRequest, opts ...grpc.CallOption) (*PutAddressResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PutAddressResponse)
@@ -232,7 +249,7 @@ func (c *maildropClient) RemoveAddress(ctx context.Context, in *RemoveAddressReq
 
 func (c *maildropClient) ListAddresses(ctx context.Context, in *ListAddressesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[AddressRecord], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Maildrop_ServiceDesc.Streams[4], Maildrop_ListAddresses_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Maildrop_ServiceDesc.Streams[5], Maildrop_ListAddresses_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -302,6 +319,9 @@ type MaildropServer interface {
 	// Import is Deliver for an envelope that has a UID or a time of its own. It
 	// is a method of its own so that who may call it is decided by its name.
 	Import(grpc.ClientStreamingServer[DeliverRequest, DeliverResponse]) error
+	// Feed carries many calls of Accept and Deliver at once, each of them answered when
+	// it is done. A call that isn't answered when the stream ends has an unknown outcome.
+	Feed(grpc.BidiStreamingServer[FeedRequest, FeedResponse]) error
 	PutAddress(context.Context, *PutAddressRequest) (*PutAddressResponse, error)
 	GetAddress(context.Context, *GetAddressRequest) (*AddressRecord, error)
 	RemoveAddress(context.Context, *RemoveAddressRequest) (*RemoveAddressResponse, error)
@@ -348,6 +368,9 @@ func (UnimplementedMaildropServer) Deliver(grpc.ClientStreamingServer[DeliverReq
 }
 func (UnimplementedMaildropServer) Import(grpc.ClientStreamingServer[DeliverRequest, DeliverResponse]) error {
 	return status.Error(codes.Unimplemented, "method Import not implemented")
+}
+func (UnimplementedMaildropServer) Feed(grpc.BidiStreamingServer[FeedRequest, FeedResponse]) error {
+	return status.Error(codes.Unimplemented, "method Feed not implemented")
 }
 func (UnimplementedMaildropServer) PutAddress(context.Context, *PutAddressRequest) (*PutAddressResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PutAddress not implemented")
@@ -516,6 +539,13 @@ func _Maildrop_Import_Handler(srv interface{}, stream grpc.ServerStream) error {
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Maildrop_ImportServer = grpc.ClientStreamingServer[DeliverRequest, DeliverResponse]
+
+func _Maildrop_Feed_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(MaildropServer).Feed(&grpc.GenericServerStream[FeedRequest, FeedResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Maildrop_FeedServer = grpc.BidiStreamingServer[FeedRequest, FeedResponse]
 
 func _Maildrop_PutAddress_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(PutAddressRequest)
@@ -707,6 +737,12 @@ var Maildrop_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Import",
 			Handler:       _Maildrop_Import_Handler,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Feed",
+			Handler:       _Maildrop_Feed_Handler,
+			ServerStreams: true,
 			ClientStreams: true,
 		},
 		{
