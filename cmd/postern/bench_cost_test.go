@@ -93,15 +93,24 @@ func times(n int) (more func() bool) {
 // processes. It returns their CPU seconds.
 func measure(b *testing.B, region demoRegionReport, run func()) float64 {
 	b.Helper()
+	return measureMany(b, region, 1, run)
+}
+
+// measureMany is measure for rounds of so many operations: b.N rounds are run, and what
+// is reported is of one operation.
+func measureMany(b *testing.B, region demoRegionReport, round int, run func()) float64 {
+	b.Helper()
 	watch := watch(b, region)
 	before := spent(b, region)
 	b.ResetTimer()
 	run()
 	b.StopTimer()
 	after := spent(b, region)
-	watch.end(b)
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "op/s")
-	return after.since(before).report(b)
+	n := float64(b.N * round)
+	watch.end(b, n)
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/n, "ns/op")
+	b.ReportMetric(n/b.Elapsed().Seconds(), "op/s")
+	return after.since(before).report(b, n)
 }
 
 // since is what was spent after an earlier moment.
@@ -114,9 +123,8 @@ func (c cost) since(before cost) cost {
 	return c
 }
 
-// report says what one of b.N operations took, and returns its CPU seconds.
-func (c cost) report(b *testing.B) (cpu float64) {
-	n := float64(b.N)
+// report says what one of n operations took, and returns its CPU seconds.
+func (c cost) report(b *testing.B, n float64) (cpu float64) {
 	for role := range c.user {
 		b.ReportMetric(c.user[role]/n*1e3, role+"-user-ms/op")
 		b.ReportMetric(c.system[role]/n*1e3, role+"-sys-ms/op")
@@ -239,8 +247,8 @@ func watch(b *testing.B, region demoRegionReport) *watching {
 	return w
 }
 
-// end stops perf and reports what it counted.
-func (w *watching) end(b *testing.B) {
+// end stops perf and reports what it counted, for each of n operations.
+func (w *watching) end(b *testing.B, n float64) {
 	b.Helper()
 	if w.counter == nil {
 		return
@@ -256,7 +264,7 @@ func (w *watching) end(b *testing.B) {
 		}
 		if count, err := strconv.ParseFloat(fields[0], 64); err == nil {
 			_, event, _ := strings.Cut(":"+fields[2], ":")
-			b.ReportMetric(count/float64(b.N), event+"/op")
+			b.ReportMetric(count/n, event+"/op")
 		}
 	}
 }

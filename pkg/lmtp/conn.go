@@ -213,14 +213,14 @@ func (c *conn) data(ctx context.Context) bool {
 	in := &intake{data: c.r.Data(), spool: &spool{from: c.server.spooler}, limit: uint64(c.server.config.MaxSize), swallow: MaxSwallow}
 	defer in.spool.Close()
 	if err := in.read(); err != nil {
-		c.account(t, in, "cut", err, begin, time.Now())
+		c.account(ctx, t, in, "cut", err, begin, time.Now())
 		c.farewell(err)
 		return false
 	}
 	came := time.Now()
 	result, failed := in.verdict()
 	replies := c.session.end(ctx, in.content(), failed)
-	c.account(t, in, result, in.spool.err, begin, came)
+	c.account(ctx, t, in, result, in.spool.err, begin, came)
 	for _, r := range replies {
 		c.say(r)
 	}
@@ -228,12 +228,12 @@ func (c *conn) data(ctx context.Context) bool {
 }
 
 // account is what is left of a transaction: one line and some numbers.
-func (c *conn) account(t *transaction, in *intake, result string, err error, begin, came time.Time) {
+func (c *conn) account(ctx context.Context, t *transaction, in *intake, result string, err error, begin, came time.Time) {
 	m, now := c.server.metrics, time.Now()
 	m.messages.WithLabelValues(result).Inc()
-	results := map[string]int{}
+	var results tally
 	for _, k := range t.refused {
-		results["refused_"+k.String()]++
+		results.add("refused_" + k.String())
 	}
 	if result == "whole" {
 		m.size.Observe(float64(in.data.Size()))
@@ -241,21 +241,34 @@ func (c *conn) account(t *transaction, in *intake, result string, err error, beg
 		m.duration.WithLabelValues("deliver").Observe(now.Sub(came).Seconds())
 		for _, r := range t.recipients() {
 			m.delivery(r.err)
-			results[outcome(r.err, "delivered")]++
+			results.add(outcome(r.err, "delivered"))
 			if r.err != nil && maildrop.KindOf(r.err).Temporary() && err == nil {
 				err = r.err // one cause is enough to look for the others by the session's id
 			}
 		}
 	}
-	attrs := []any{
-		"transaction", t.id, "tls", c.session.secured, "sender_domain", senderDomain(t.mail.sender),
-		"recipients", len(t.accepted), "size", in.data.Size(), "content", result, "results", results,
-		"receive_seconds", came.Sub(begin).Seconds(), "seconds", now.Sub(t.began).Seconds(),
+	attrs := []slog.Attr{
+		slog.String("transaction", t.id), slog.Bool("tls", c.session.secured), slog.String("sender_domain", senderDomain(t.mail.sender)),
+		slog.Int("recipients", len(t.accepted)), slog.Uint64("size", in.data.Size()), slog.String("content", result),
+		{Key: "results", Value: slog.GroupValue(results...)},
+		slog.Float64("receive_seconds", came.Sub(begin).Seconds()), slog.Float64("seconds", now.Sub(t.began).Seconds()),
 	}
+	level := slog.LevelInfo
 	if err != nil {
-		attrs = append(attrs, "err", err)
-		c.log.Warn("delivery", attrs...)
-		return
+		level, attrs = slog.LevelWarn, append(attrs, slog.Any("err", err))
 	}
-	c.log.Info("delivery", attrs...)
+	c.log.LogAttrs(ctx, level, "delivery", attrs...)
+}
+
+// tally counts by name. There are few names, and mostly one.
+type tally []slog.Attr
+
+func (t *tally) add(name string) {
+	for i := range *t {
+		if counted := &(*t)[i]; counted.Key == name {
+			counted.Value = slog.Int64Value(counted.Value.Int64() + 1)
+			return
+		}
+	}
+	*t = append(*t, slog.Int(name, 1))
 }

@@ -389,7 +389,7 @@ func TestLogAndMetrics(t *testing.T) {
 		t.Errorf("log: %s", text)
 	}
 	for _, want := range []string{"session=", "transaction=", "sender_domain=sender.test", "recipients=2", "size=17", "content=whole",
-		`results="map[busy:1 delivered:1]"`, "level=WARN", "an internal name", "remote=127.0.0.1", "tls=false"} {
+		"results.busy=1", "results.delivered=1", "level=WARN", "an internal name", "remote=127.0.0.1", "tls=false"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %s in the log: %s", want, text)
 		}

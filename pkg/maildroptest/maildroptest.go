@@ -57,9 +57,20 @@ const (
 // started with t.Cleanup.
 func Run(t *testing.T, start func(t testing.TB, rules policy.Rules) Harness) {
 	t.Helper()
+	run(t, start, sessions, deliveries, logins, proofs, lockouts, registrar)
+}
+
+// RunDeliveries is Run for what has to do with deliveries, where they go another way.
+func RunDeliveries(t *testing.T, start func(t testing.TB, rules policy.Rules) Harness) {
+	t.Helper()
+	run(t, start, deliveries)
+}
+
+func run(t *testing.T, start func(t testing.TB, rules policy.Rules) Harness, groups ...[]test) {
+	t.Helper()
 	rules := NewRules()
 	h := start(t, rules)
-	for _, group := range [][]test{sessions, deliveries, logins, proofs, lockouts, registrar} {
+	for _, group := range groups {
 		for _, c := range group {
 			t.Run(c.name, func(t *testing.T) {
 				c.run(newScene(t, h, rules))

@@ -65,14 +65,17 @@ func (m *movable) Unlock(ctx context.Context, a maildrop.Address) (bool, error) 
 }
 
 // A shard behind the network keeps every promise that a shard keeps.
-func TestConformance(t *testing.T) { bothWays(t, testConformance) }
+func TestConformance(t *testing.T) { maildroptest.Run(t, harness(t, false)) }
 
-func testConformance(t *testing.T, feeds bool) {
-	connect := connector(feeds)
+// And so it does where deliveries go by a feed.
+func TestConformanceOfFeeds(t *testing.T) { maildroptest.RunDeliveries(t, harness(t, true)) }
+
+func harness(t *testing.T, feeds bool) func(testing.TB, policy.Rules) maildroptest.Harness {
+	t.Helper()
 	verifier := auth.New(auth.Config{})
 	t.Cleanup(verifier.Close)
 	store := blobtest.NewMemory()
-	maildroptest.Run(t, func(outer testing.TB, rules policy.Rules) maildroptest.Harness {
+	return func(outer testing.TB, rules policy.Rules) maildroptest.Harness {
 		open := func(t testing.TB) *shard.Shard {
 			s, err := shard.Open(context.Background(), shard.Config{
 				Region: "eu", Number: 1, Node: "m1", Store: store, Rules: rules, Verify: verifier.Verify,
@@ -88,11 +91,11 @@ func testConformance(t *testing.T, feeds bool) {
 			return s
 		}
 		m := &movable{service: open(outer)}
-		return maildroptest.Harness{Service: connect(outer, m), TakeOver: func(t testing.TB) {
+		return maildroptest.Harness{Service: connector(feeds)(outer, m), TakeOver: func(t testing.TB) {
 			next := open(t)
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			m.service = next
 		}}
-	})
+	}
 }
