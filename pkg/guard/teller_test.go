@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -45,6 +46,12 @@ func telling(t *testing.T, fail func(maildrop.Address) error, test func(*Teller,
 	})
 }
 
+// pass lets time pass, and all end that it began.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 func refusedNow(reason maildrop.Reason, session string) maildrop.Attempt {
 	return maildrop.Attempt{Time: time.Now(), Reason: reason, Session: session}
 }
@@ -63,7 +70,7 @@ func TestTellerTellsOnceASecond(t *testing.T) {
 			teller.Note(anna, refusedNow(maildrop.ReasonSessions, fmt.Sprint(i)))
 			time.Sleep(10 * time.Millisecond)
 		}
-		time.Sleep(tellEvery)
+		pass(tellEvery)
 		if len(o.calls) != 1 {
 			t.Fatalf("%d calls", len(o.calls))
 		}
@@ -80,11 +87,11 @@ func TestTellerFloods(t *testing.T) {
 		for i := range 5 * maxWaiting {
 			teller.Note(maildrop.Address(fmt.Sprint(i, "@local.example")), refusedNow(maildrop.ReasonSlowDown, "s"))
 		}
-		time.Sleep(tellEvery + tellEvery/2)
+		pass(tellEvery + tellEvery/2)
 		if len(o.calls) != maxTellings {
 			t.Errorf("%d calls in a second", len(o.calls))
 		}
-		time.Sleep(maxWaiting / maxTellings * tellEvery)
+		pass(maxWaiting / maxTellings * tellEvery)
 		if told, lost := teller.totals(); told != maxWaiting || lost != 4*maxWaiting || len(teller.waiting) != 0 || len(teller.order) != 0 {
 			t.Errorf("%v told, %v lost, %d wait", told, lost, len(teller.waiting))
 		}
@@ -94,25 +101,26 @@ func TestTellerFloods(t *testing.T) {
 // TestTellerTriesAgain: while an owner is away it is tried for a minute, and nothing is
 // counted twice.
 func TestTellerTriesAgain(t *testing.T) {
-	away := true
+	var away atomic.Bool
+	away.Store(true)
 	fail := func(maildrop.Address) error {
-		if away {
+		if away.Load() {
 			return &maildrop.Error{Kind: maildrop.NotOwner}
 		}
 		return nil
 	}
 	telling(t, fail, func(teller *Teller, o *owner) {
 		teller.Note(anna, refusedNow(maildrop.ReasonUnavailable, "a"))
-		time.Sleep(10*tellEvery + tellEvery/2)
+		pass(10*tellEvery + tellEvery/2)
 		teller.Note(anna, refusedNow(maildrop.ReasonUnavailable, "b"))
-		away = false
-		time.Sleep(tellEvery)
+		away.Store(false)
+		pass(tellEvery)
 		if got := <-o.told; len(got) != 1 || got[0].Times != 2 || got[0].Session != "b" {
 			t.Errorf("%+v", got)
 		}
-		away = true
+		away.Store(true)
 		teller.Note(anna, refusedNow(maildrop.ReasonUnavailable, "c"))
-		time.Sleep(tellFor + 2*tellEvery)
+		pass(tellFor + 2*tellEvery)
 		if told, lost := teller.totals(); told != 1 || lost != 1 || len(teller.waiting) != 0 {
 			t.Errorf("%v told, %v lost, %d wait", told, lost, len(teller.waiting))
 		}
@@ -123,7 +131,7 @@ func TestTellerTriesAgain(t *testing.T) {
 func TestTellerGivesUp(t *testing.T) {
 	telling(t, func(maildrop.Address) error { return errors.New("no") }, func(teller *Teller, o *owner) {
 		teller.Note(anna, refusedNow(maildrop.ReasonSlowDown, "a"))
-		time.Sleep(10 * tellEvery)
+		pass(10 * tellEvery)
 		if _, lost := teller.totals(); lost != 1 || len(o.calls) != 1 {
 			t.Errorf("%v lost, %d calls", lost, len(o.calls))
 		}
