@@ -81,7 +81,7 @@ func (c *drillCmd) Run(ctx context.Context, k *kong.Kong) error {
 		return nil
 	}
 	if c.Target != "" && !c.Yes {
-		if err := ask(ctx, os.Stdin, k.Stderr); err != nil {
+		if err := ask(ctx, os.Stdin, term.IsTerminal(int(os.Stdin.Fd())), k.Stderr); err != nil {
 			return err
 		}
 	}
@@ -190,8 +190,8 @@ func (c *drillCmd) record(r *drill.Report) error {
 }
 
 // ask asks before harm is done. Whoever can't be asked has to say yes on the command line.
-func ask(ctx context.Context, in io.Reader, to io.Writer) error {
-	if f, ok := in.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+func ask(ctx context.Context, in io.Reader, person bool, to io.Writer) error {
+	if !person {
 		return errors.New("nothing was done: nobody can be asked here; look at --dry-run, then give --yes")
 	}
 	fmt.Fprint(to, "\nDo this? [y/N] ")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,12 +28,32 @@ func TestDrill(t *testing.T) {
 	t.Run("links", func(t *testing.T) { d.in(t).drillCuts() })
 	t.Run("Ctrl-C", func(t *testing.T) { d.in(t).drillBrokenOff() })
 	t.Run("behind the drill's back", func(t *testing.T) { d.in(t).drillFinds() })
+	t.Run("by commands", func(t *testing.T) { d.in(t).drillKills() })
 	t.Run("looks first", func(t *testing.T) { d.in(t).drillAsks() })
 	if testing.Short() {
 		return
 	}
 	for _, one := range drill.Names() {
 		t.Run(one, func(t *testing.T) { d.in(t).drillHolds(one) })
+	}
+}
+
+func TestAsk(t *testing.T) {
+	for answer, want := range map[string]bool{"y\n": true, "Yes \n": true, "n\n": false, "\n": false, "": false, "yesterday\n": false} {
+		var asked bytes.Buffer
+		if err := ask(t.Context(), strings.NewReader(answer), true, &asked); (err == nil) != want || !strings.Contains(asked.String(), "[y/N]") {
+			t.Errorf("%q: %v, asked %q", answer, err, &asked)
+		}
+	}
+	if err := ask(t.Context(), strings.NewReader("y\n"), false, io.Discard); err == nil {
+		t.Error("who isn't there has said yes")
+	}
+	interrupted, cancel := context.WithCancel(t.Context())
+	cancel()
+	silent, hangUp := io.Pipe()
+	defer hangUp.Close()
+	if err := ask(interrupted, silent, true, io.Discard); err == nil {
+		t.Error("Ctrl-C was taken for a yes")
 	}
 }
 
@@ -315,6 +336,38 @@ func (r *running) drillLeft(user demoUser) {
 	}
 	if err != nil {
 		r.t.Fatal(err)
+	}
+}
+
+// drillKills: a front is killed and looked at by commands, and what starts it again is run.
+func (r *running) drillKills() {
+	r.t.Helper()
+	r.reread()
+	region := r.region("eu")
+	i := slices.IndexFunc(region.Processes, func(p demoProcessReport) bool { return p.Role == "front" })
+	front := region.Processes[i]
+	file := r.drillTarget("true", "true")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	dir := filepath.Dir(file)
+	// A started process has another pid. The demo starts it by itself; start only says that it was asked to.
+	life := fmt.Sprintf("curl -sf http://%s/readyz >/dev/null && curl -sf http://%[1]s/metrics | grep ^process_start_time_seconds", region.Metrics[i])
+	commands := fmt.Sprintf("life: [sh, -c, %q], kill: [kill, \"-9\", %q], start: [touch, %s/started]}", life, fmt.Sprint(front.PID), dir)
+	changed := strings.Replace(string(text), fmt.Sprintf("role: front, http: %q}", region.Metrics[i]), "role: front, "+commands, 1)
+	if err := os.WriteFile(file, []byte(changed), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	code, stdout, stderr := r.drilled("front-loss", "--target", file, "--yes")
+	for _, want := range []string{"front-loss in eu: ok.", fmt.Sprintf("kill front-1: kill -9 %d", front.PID), "start front-1: touch ", "front-1 is back, after"} {
+		if !strings.Contains(stdout, want) {
+			r.t.Errorf("no %q in\n%s", want, stdout)
+		}
+	}
+	r.reread()
+	if code != 0 || !there(dir, "started") || r.region("eu").Processes[i].PID == front.PID {
+		r.t.Errorf("exit %d\n%s\n%s", code, stdout, stderr)
 	}
 }
 

@@ -13,8 +13,8 @@ type Target struct {
 	POP3S     TargetPOP3S     `yaml:"pop3s" want:"addresses, hostname and ca"`
 	LMTP      TargetLMTP      `yaml:"lmtp" want:"addresses"`
 	Users     []TargetUser    `yaml:"users" want:"a list of address and password"`
-	Before    []string        `yaml:"before,omitempty" want:"a command for before each drill: a list of a program and its arguments"`
-	After     []string        `yaml:"after,omitempty" want:"a command for after each drill: a list of a program and its arguments"`
+	Before    []string        `yaml:"before,omitempty" want:"a command for before each drill: a list of a program and its arguments, numbers in quotes"`
+	After     []string        `yaml:"after,omitempty" want:"a command for after each drill: a list of a program and its arguments, numbers in quotes"`
 	Processes []TargetProcess `yaml:"processes" want:"a list of name, role, how to look at it, and commands"`
 	EtcdLoss  *TargetHarm     `yaml:"etcd-loss,omitempty" want:"do and undo"`
 	RegionCut *TargetHarm     `yaml:"region-cut,omitempty" want:"do and undo"`
@@ -48,16 +48,16 @@ type TargetProcess struct {
 	Name  Name     `yaml:"name" want:"the process's name, as its own file has it"`
 	Role  string   `yaml:"role" want:"mailbox, intake or front"`
 	HTTP  HostPort `yaml:"http,omitempty" want:"host:port of its metrics and health"`
-	Life  []string `yaml:"life,omitempty" want:"a command that names its present life, and says nothing while it doesn't serve: a list of a program and its arguments"`
-	Kill  []string `yaml:"kill,omitempty" want:"a command that kills it: a list of a program and its arguments"`
-	Term  []string `yaml:"term,omitempty" want:"a command that sends it SIGTERM: a list of a program and its arguments"`
-	Start []string `yaml:"start,omitempty" want:"a command that starts it after kill or term: a list of a program and its arguments"` // absent: something does so by itself
+	Life  []string `yaml:"life,omitempty" want:"a command that names its present life, and says nothing while it doesn't serve: a list of a program and its arguments, numbers in quotes"`
+	Kill  []string `yaml:"kill,omitempty" want:"a command that kills it: a list of a program and its arguments, numbers in quotes"`
+	Term  []string `yaml:"term,omitempty" want:"a command that sends it SIGTERM: a list of a program and its arguments, numbers in quotes"`
+	Start []string `yaml:"start,omitempty" want:"a command that starts it after kill or term: a list of a program and its arguments, numbers in quotes"` // absent: something does so by itself
 }
 
 // TargetHarm is a harm that lasts until it is taken back.
 type TargetHarm struct {
-	Do   []string `yaml:"do" want:"a command: a list of a program and its arguments"`
-	Undo []string `yaml:"undo" want:"a command: a list of a program and its arguments"`
+	Do   []string `yaml:"do" want:"a command: a list of a program and its arguments, numbers in quotes"`
+	Undo []string `yaml:"undo" want:"a command: a list of a program and its arguments, numbers in quotes"`
 }
 
 // LoadTarget reads a target file. An error is Problems when the file could be read.
