@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/postern-pop/postern/pkg/auth"
 	"github.com/postern-pop/postern/pkg/config"
@@ -78,6 +79,16 @@ func mailbox(ctx context.Context, p *run.Process, h *host, cfg *config.Process) 
 	}
 	p.Explain(shards.Waiting)
 	p.Go(ctx, "node", shards.Run)
+	if cfg.Mailbox.TurnSeconds > 0 {
+		p.OnStop("turn", func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, time.Duration(cfg.Mailbox.TurnSeconds)*time.Second)
+			defer cancel()
+			if err := shards.AwaitTurn(ctx); err != nil {
+				me.log.Warn("leaving out of turn", "error", err)
+			}
+			return nil
+		})
+	}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -19,9 +20,9 @@ type wiring func(ctx context.Context, p *run.Process, h *host, cfg *config.Proce
 
 // roleFlags are the flags of a role's command.
 type roleFlags struct {
-	Config    string     `required:"" placeholder:"FILE" help:"The role's configuration file."`
-	Name      string     `placeholder:"NAME" help:"The process's name, instead of the file's: for processes that share a file."`
-	Advertise netip.Addr `placeholder:"IP" help:"Where the others reach this process, at the ports that it listens on, instead of what the file says."`
+	Config    string `required:"" placeholder:"FILE" help:"The role's configuration file."`
+	Name      string `placeholder:"NAME" help:"The process's name, instead of the file's: for processes that share a file."`
+	Advertise string `placeholder:"HOST" help:"Where the others reach this process, at the ports that it listens on, instead of what the file says: an IP address, or a name that has one now."`
 }
 
 type (
@@ -54,11 +55,11 @@ func (f roleFlags) run(ctx context.Context, role string, wire wiring) error {
 		return config.Problems{{File: f.Config, Line: 1, Key: "role", Found: strconv.Quote(cfg.Role),
 			Expected: role + ", for this command"}}
 	}
-	if err := f.apply(cfg); err != nil {
+	if err := f.apply(ctx, cfg); err != nil {
 		return err
 	}
 	log := serverLog().With("region", string(cfg.Region.Name))
-	return run.Main(ctx, run.Options{Log: log, Drain: time.Duration(cfg.DrainSeconds) * time.Second}, func(ctx context.Context, p *run.Process) error {
+	return run.Main(ctx, run.Options{Log: log, Drain: drainOf(cfg)}, func(ctx context.Context, p *run.Process) error {
 		h, err := openHost(ctx, p, cfg, log)
 		if err != nil {
 			return err
@@ -67,19 +68,32 @@ func (f roleFlags) run(ctx context.Context, role string, wire wiring) error {
 	})
 }
 
+// drainOf is how long a process may take to stop, its turn included.
+func drainOf(cfg *config.Process) time.Duration {
+	drain := cmp.Or(time.Duration(cfg.DrainSeconds)*time.Second, run.DefaultDrain)
+	if cfg.Mailbox != nil {
+		drain += time.Duration(cfg.Mailbox.TurnSeconds) * time.Second
+	}
+	return drain
+}
+
 // apply puts what one process says of itself in place of what its file says.
-func (f roleFlags) apply(cfg *config.Process) error {
+func (f roleFlags) apply(ctx context.Context, cfg *config.Process) error {
 	if f.Name != "" {
 		if err := cfg.Name.UnmarshalText([]byte(f.Name)); err != nil {
 			return fmt.Errorf("--name: found %q, expected up to 63 letters a-z, digits and hyphens", f.Name)
 		}
 	}
-	if !f.Advertise.IsValid() {
+	if f.Advertise == "" {
 		return nil
 	}
-	cfg.Gossip.Advertise = reachedAt(f.Advertise, cfg.Gossip.Bind)
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", f.Advertise) // of an address: itself
+	if err != nil {
+		return fmt.Errorf("--advertise: %w", err)
+	}
+	cfg.Gossip.Advertise = reachedAt(ips[0], cfg.Gossip.Bind)
 	if cfg.Mailbox != nil {
-		cfg.Mailbox.GRPC.Advertise = reachedAt(f.Advertise, cfg.Mailbox.GRPC.Listen)
+		cfg.Mailbox.GRPC.Advertise = reachedAt(ips[0], cfg.Mailbox.GRPC.Listen)
 	}
 	return nil
 }
@@ -87,7 +101,7 @@ func (f roleFlags) apply(cfg *config.Process) error {
 // reachedAt is an address with the port of another one.
 func reachedAt(ip netip.Addr, listen config.HostPort) config.HostPort {
 	_, port, _ := net.SplitHostPort(string(listen)) // it has been read as host:port
-	return config.HostPort(net.JoinHostPort(ip.String(), port))
+	return config.HostPort(net.JoinHostPort(ip.Unmap().String(), port))
 }
 
 // serverLog is for machines: one JSON object a line, on standard error.

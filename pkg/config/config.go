@@ -189,6 +189,9 @@ type Mailbox struct {
 	GRPC     GRPC   `yaml:"grpc" want:"listen, and advertise"`
 	Zone     string `yaml:"zone,omitempty" want:"the failure zone's name"`
 	CacheMiB int    `yaml:"cache_mib,omitempty" want:"mebibytes, 1 to 1048576"`
+	// TurnSeconds is how long a node that is to stop waits, serving, until nodes that
+	// stopped before it are back; 0: it stops at once. It comes before DrainSeconds.
+	TurnSeconds int `yaml:"turn_seconds,omitempty" want:"seconds, 0 to 3600"`
 }
 
 // GRPC is the door for the region's own fronts and intakes.

@@ -117,9 +117,10 @@ func (l *LMTP) Validate(report Report) {
 	}
 }
 
-// Validate reports a cache out of range.
+// Validate reports a cache, or a wait, out of range.
 func (m *Mailbox) Validate(report Report) {
 	between(report, "cache_mib", m.CacheMiB, 1, 1<<20)
+	between(report, "turn_seconds", m.TurnSeconds, 0, 3600)
 }
 
 func (m *Mailbox) setDefaults() { m.CacheMiB = 64 }

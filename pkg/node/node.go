@@ -243,6 +243,12 @@ func (n *Node) Run(ctx context.Context) error {
 	return nil
 }
 
+// AwaitTurn waits until the node may leave its region without others having left before it
+// that aren't back: see placement.AwaitTurn. It goes on serving meanwhile.
+func (n *Node) AwaitTurn(ctx context.Context) error {
+	return placement.AwaitTurn(ctx, n.config.Etcd, n.config.Region, n.self())
+}
+
 func (n *Node) self() placement.Node {
 	return placement.Node{
 		Name: n.config.Name, Address: n.config.Address, Zone: n.config.Zone,

@@ -14,6 +14,8 @@
 //
 //	<%08d>         a period's session ticket key, encrypted, with a lease
 //
+// And /postern/v1/turns/<region>, with a lease: the node that left last.
+//
 // The life of a claim:
 //
 //	(no key) ──take──▶ owned, epoch 1 ──release──▶ free, epoch 1
@@ -41,6 +43,10 @@
 //
 // # Decisions
 //
+//   - 2026-11-25: nodes that are told to leave together, as by an upgrade of all zones, take
+//     turns, by one key that remembers the last one to leave until it is back. It is no
+//     lock that anybody holds: the one who left can't release it, and its successor
+//     needn't know of it. Who waits too long leaves out of turn.
 //   - 2026-11-25: ticket keys are made a period ahead, each by create-if-absent, so that a
 //     front whose clock is ahead, or that hears late of a rotation, still resumes what the
 //     others gave out. Their time is each front's own clock's: a front whose clock is
