@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ type initCmd struct {
 	Prefix   string   `placeholder:"NAME" help:"What the names of Secrets begin with: the chart's full name; else REGION-postern."`
 	Host     []string `placeholder:"NAME" help:"Another name for the certificate that mail clients see; may be repeated."`
 	EtcdHost []string `default:"postern-etcd,*.postern-etcd,localhost,127.0.0.1" placeholder:"NAME" help:"Where etcd is reached (${default})."`
+	Gateway  string   `placeholder:"HOST:PORT" help:"Where the operator's commands reach the region; else the gateway that its file says."`
 	Operator string   `default:"operator" help:"The name that is in the audit for the operator's certificate (${default})."`
 }
 
@@ -182,5 +184,5 @@ func (m *material) context() error {
 	if _, err := os.Stat(m.contextFile()); !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return writeFile(m.contextFile(), fmt.Appendf(nil, "servers: [%q]\ntls: {ca: ca.pem, cert: %s.pem, key: %s.key}\n", m.region.Gateway, id.Name, id.Name))
+	return writeFile(m.contextFile(), fmt.Appendf(nil, "servers: [%q]\ntls: {ca: ca.pem, cert: %s.pem, key: %s.key}\n", cmp.Or(m.Gateway, string(m.region.Gateway)), id.Name, id.Name))
 }

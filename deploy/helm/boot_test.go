@@ -29,12 +29,8 @@ func TestBoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := &machine{
-		t: t, dir: t.TempDir(), objects: objects(t, text), names: map[string]string{},
+		t: t, binary: binary(t), dir: t.TempDir(), objects: objects(t, text), names: map[string]string{},
 		secrets: map[string]map[string][]byte{}, pods: map[string]*runningPod{},
-	}
-	m.binary = filepath.Join(m.dir, "postern-binary")
-	if out, err := exec.Command("go", "build", "-o", m.binary, "../../cmd/postern").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
 	}
 	m.makeSecrets()
 
@@ -62,16 +58,43 @@ func TestBoot(t *testing.T) {
 	for _, pod := range m.pods {
 		pod.awaitReady()
 	}
-	m.makeAddress()
+	m.makeAddress(m.dir + "/init/operator/eu.yaml")
 
 	m.helmTest()
 	m.throughBalancer()
 	m.withSTLS()
-	m.pods["eu-postern-mailbox-a-0"].stop()
-	m.helmTest() // its shards are the other node's
-	for _, name := range []string{"eu-postern-front-5d8f7c9b6d-x2x4z", "eu-postern-intake-5d8f7c9b6d-x2x4z", "eu-postern-mailbox-b-0"} {
+	m.upgrade(m.pods["eu-postern-mailbox-a-0"], m.pods["eu-postern-mailbox-b-0"])
+	m.helmTest()
+	for _, name := range []string{"eu-postern-front-5d8f7c9b6d-x2x4z", "eu-postern-intake-5d8f7c9b6d-x2x4z"} {
 		m.pods[name].stop()
 	}
+}
+
+// upgrade ends the nodes of two zones at once, as a change of both StatefulSets does: the
+// second one goes on until the first one is back.
+func (m *machine) upgrade(a, b *runningPod) {
+	m.t.Helper()
+	a.terminate()
+	b.terminate()
+	first, second := a, b
+	select {
+	case <-a.ended:
+	case <-b.ended:
+		first, second = b, a
+	}
+	first.awaitEnd()
+	m.helmTest() // its shards are the other node's
+	select {
+	case <-second.ended:
+		m.t.Fatalf("%s left before %s was back\n%s", second.name, first.name, second.output.text())
+	default:
+	}
+	first.start()
+	second.awaitEnd()
+	if strings.Contains(second.output.text(), "out of turn") {
+		m.t.Errorf("%s left out of turn\n%s", second.name, second.output.text())
+	}
+	first.awaitReady()
 }
 
 // makeSecrets makes what docs/install.md tells to make, and starts etcd.
@@ -93,14 +116,20 @@ func (m *machine) makeSecrets() {
 	m.secrets["pop-more"] = m.secrets["eu-postern-pop"]
 	m.secrets["eu-postern-test"] = map[string][]byte{"password": []byte(testPassword + "\n")}
 
-	server := filepath.Join(m.dir, "init/secrets/postern-etcd-server")
+	m.startEtcd(filepath.Join(m.dir, "init/secrets/postern-etcd-server"), "postern-etcd:2379")
+}
+
+// startEtcd starts etcd, with the server's certificate in a directory, where name is.
+func (m *machine) startEtcd(server, name string) {
+	t := m.t
+	t.Helper()
 	running, err := embedetcd.Start(t.Context(), embedetcd.Config{
 		Dir: filepath.Join(m.dir, "etcd"), Listen: loopback + ":0", Log: slog.New(slog.DiscardHandler),
 		CA: server + "/ca.crt", Cert: server + "/tls.crt", Key: server + "/tls.key",
 	})
 	must(t, err)
 	t.Cleanup(running.Close)
-	m.names["postern-etcd:2379"] = running.Endpoint()
+	m.names[name] = running.Endpoint()
 }
 
 // run runs a command of the binary.
@@ -115,10 +144,12 @@ func (m *machine) run(stdin string, args ...string) {
 
 // makeAddress makes the address for tests as an operator does, by the context that init
 // has made.
-func (m *machine) makeAddress() {
+func (m *machine) makeAddress(file string) {
 	m.t.Helper()
-	file := m.dir + "/init/operator/eu.yaml"
-	text := strings.ReplaceAll(string(read(m.t, file)), "eu-gateway.postern.example:9950", m.names["eu-postern-gateway:9950"])
+	text := string(read(m.t, file))
+	for name, address := range m.names {
+		text = strings.ReplaceAll(text, `"`+name+`"`, `"`+address+`"`)
+	}
 	must(m.t, os.WriteFile(file, []byte(text), 0o600))
 	m.run("", "account", "create", "tests", "--region", "eu", "--context", file)
 	m.run("", "domain", "add", "eu.example", "--account", "tests", "--kind", "local", "--context", file)

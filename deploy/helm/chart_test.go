@@ -123,7 +123,11 @@ func TestDrainHasItsTime(t *testing.T) {
 		file := configOf(t, all, pod)
 		process := loadedIn(t, file.Data, argument(t, pod.Containers[0].Args, "--config"))
 		asleep := pod.Containers[0].Lifecycle.PreStop.Sleep.Seconds
-		if least := asleep + process.DrainSeconds + 10; pod.TerminationGracePeriodSeconds < least || process.DrainSeconds < 30 {
+		turn := 0
+		if process.Mailbox != nil {
+			turn = process.Mailbox.TurnSeconds
+		}
+		if least := asleep + turn + process.DrainSeconds + 10; pod.TerminationGracePeriodSeconds < least || process.DrainSeconds < 30 {
 			t.Errorf("%s: %d s until it is killed, and it needs %d", o.Metadata.Name, pod.TerminationGracePeriodSeconds, least)
 		}
 		if o.Kind == "Deployment" && asleep == 0 {

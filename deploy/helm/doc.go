@@ -1,5 +1,5 @@
 // Package helm is the chart of one region, in postern/, and its tests. They render it
-// by helm itself, and start what it renders.
+// by helm itself, and start what it renders; and what ../compose.yaml says, too.
 //
 //	regions/eu.yaml ─┬─ pkg/config ── postern front --config …
 //	                 └─ values.schema.json ── templates ── front.yaml in a ConfigMap

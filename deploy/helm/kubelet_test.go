@@ -2,6 +2,7 @@ package helm
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -16,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -48,6 +50,38 @@ type runningPod struct {
 	ended  chan struct{}
 }
 
+// buildOnce builds the binary, once for all tests; TestMain removes it.
+var buildOnce = sync.OnceValues(func() (file string, err error) {
+	dir, err := os.MkdirTemp("", "postern-chart-")
+	if err != nil {
+		return "", err
+	}
+	file = filepath.Join(dir, "postern")
+	if out, err := exec.Command("go", "build", "-o", file, "../../cmd/postern").CombinedOutput(); err != nil {
+		err = fmt.Errorf("%w: %s", err, out)
+		return file, errors.Join(err, os.RemoveAll(dir))
+	}
+	builtIn.Store(&dir)
+	return file, nil
+})
+
+var builtIn atomic.Pointer[string]
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if dir := builtIn.Load(); dir != nil {
+		_ = os.RemoveAll(*dir)
+	}
+	os.Exit(code)
+}
+
+func binary(t *testing.T) string {
+	t.Helper()
+	file, err := buildOnce()
+	must(t, err)
+	return file
+}
+
 type lockedBuffer struct {
 	mu sync.Mutex
 	bytes.Buffer
@@ -70,7 +104,7 @@ const loopback = "127.0.0.1"
 // lay makes the pod's file system, and its ports.
 func (m *machine) lay(name string, labels map[string]string, spec podSpec) *runningPod {
 	m.t.Helper()
-	p := &runningPod{m: m, name: name, labels: labels, spec: spec, root: filepath.Join(m.dir, name), ports: map[int]int{}, ended: make(chan struct{})}
+	p := &runningPod{m: m, name: name, labels: labels, spec: spec, root: filepath.Join(m.dir, name), ports: map[int]int{}}
 	for _, port := range spec.Containers[0].Ports {
 		if p.ports[port.ContainerPort] == 0 {
 			p.ports[port.ContainerPort] = freePort(m.t)
@@ -192,13 +226,14 @@ func (p *runningPod) start() {
 		}
 		args[i] = p.here(arg)
 	}
-	p.cmd = exec.Command(p.m.binary, args...)
-	p.cmd.Env = []string{"TMPDIR=" + filepath.Join(p.root, "nowhere")}
-	p.cmd.Dir = p.root
-	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
-	must(p.m.t, p.cmd.Start())
-	go func() { _ = p.cmd.Wait(); close(p.ended) }()
-	p.m.t.Cleanup(func() { _ = p.cmd.Process.Kill(); <-p.ended })
+	cmd, ended := exec.Command(p.m.binary, args...), make(chan struct{})
+	cmd.Env = []string{"TMPDIR=" + filepath.Join(p.root, "nowhere")}
+	cmd.Dir = p.root
+	cmd.Stdout, cmd.Stderr = &p.output, &p.output
+	must(p.m.t, cmd.Start())
+	go func() { _ = cmd.Wait(); close(ended) }()
+	p.m.t.Cleanup(func() { _ = cmd.Process.Kill(); <-ended })
+	p.cmd, p.ended = cmd, ended
 }
 
 // awaitReady asks the readiness probe, and then the liveness probe.
@@ -240,7 +275,17 @@ func (p *runningPod) await(what string, try func() error) {
 // stop ends the pod as the kubelet does, but for the sleep ahead, and holds it to its time.
 func (p *runningPod) stop() {
 	p.m.t.Helper()
+	p.terminate()
+	p.awaitEnd()
+}
+
+func (p *runningPod) terminate() {
+	p.m.t.Helper()
 	must(p.m.t, p.cmd.Process.Signal(syscall.SIGTERM))
+}
+
+func (p *runningPod) awaitEnd() {
+	p.m.t.Helper()
 	select {
 	case <-p.ended:
 	case <-time.After(time.Duration(p.spec.TerminationGracePeriodSeconds) * time.Second):

@@ -127,4 +127,7 @@ mailbox:
   zone: {{ . | quote }}
   {{- end }}
   cache_mib: {{ int $mailbox.cache_mib }}
+  {{- with $mailbox.turn_seconds }}
+  turn_seconds: {{ int . }}
+  {{- end }}
 {{- end -}}

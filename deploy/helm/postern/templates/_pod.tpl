@@ -42,8 +42,8 @@ spec:
   enableServiceLinks: false
   {{- with include "postern.pullSecrets" $root }}{{ . | nindent 2 }}{{ end }}
   securityContext: {{- include "postern.podSecurity" $root | nindent 4 }}
-  # Until no balancer sends anybody, then the drain, then the last words.
-  terminationGracePeriodSeconds: {{ add (default 0 .settings.preStopSeconds) .settings.drain_seconds 15 }}
+  # Until no balancer sends anybody, or it is this node's turn; the drain; the last words.
+  terminationGracePeriodSeconds: {{ add (default 0 .settings.preStopSeconds) (default 0 .settings.turn_seconds) .settings.drain_seconds 15 }}
   {{- with .settings.priorityClassName }}
   priorityClassName: {{ . }}
   {{- end }}
