@@ -44,7 +44,7 @@ type chaosLoad struct {
 
 	mu     sync.Mutex
 	errors map[string]int  // by their words
-	wrong  map[string]bool // those that nobody may be given (DESIGN section 3, 9)
+	wrong  map[string]bool // those that nobody may be given (README, What is promised, 9)
 }
 
 // chaosBox is one user's mailbox, as the load sees it.

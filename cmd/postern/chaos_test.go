@@ -20,7 +20,7 @@ import (
 
 // The chaos suite: two regions of real processes, users and gateways at work all the while, and a
 // seed's plan of everything that goes wrong. Then all is well again, every mailbox is read to its
-// end, and what was said is held against what is promised (DESIGN section 3, 1 to 5 and 9).
+// end, and what was said is held against what is promised (README, What is promised, 1 to 5 and 9).
 //
 //	make chaos                      a seed of chance, 3 minutes
 //	make chaos SEED=7 MINUTES=20    that one's plan; who wins a race is still chance

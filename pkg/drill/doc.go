@@ -25,7 +25,7 @@
 //     unless an invariant is broken: then it is evidence.
 //   - 2026-11-25: pauses are measured as a user feels them: repetitions and new connections
 //     are within, and the drill's own rests between two of its questions aren't.
-//   - 2026-11-25: a temporary answer breaks no invariant in any scenario (DESIGN section 3, 9); it is counted
+//   - 2026-11-25: a temporary answer breaks no invariant in any scenario (README, What is promised, 9); it is counted
 //     by its text, for the reader to judge. A connection may break where the harm is to the process
 //     that it ends at, and nowhere else.
 package drill

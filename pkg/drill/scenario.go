@@ -195,7 +195,7 @@ func (p *planner) lasting(h Harm) (*Order, error) {
 	return p.Harm(h, Process{})
 }
 
-// regionCut loses a node in mid-cut: failover needs nothing outside the region (DESIGN section 3, 8).
+// regionCut loses a node in mid-cut: failover needs nothing outside the region (README, What is promised, 8).
 func regionCut(ctx context.Context, p *planner) error {
 	order, err := p.lasting(CutRegion)
 	if err != nil {

@@ -1,5 +1,5 @@
 // Package history is what mail clients and gateways did to a cluster and were told by it, and
-// the check of that against what Postern promises (DESIGN section 3).
+// the check of that against what Postern promises (README, What is promised).
 //
 //	clients, gateways ──Note──▶ History ──Events──▶ Check ──▶ Findings
 //	      ▲                        └──Write──▶ JSON lines ──Read──┘

@@ -27,7 +27,7 @@
 // machine sleeps. Facts stand for mail: what was acknowledged at a position is known
 // there by every later owner.
 //
-// # What the checker holds (DESIGN section 3)
+// # What the checker holds (README, What is promised)
 //
 //   - Invariant 1: what was acknowledged is in every session that opens later,
 //     once, octet for octet, until its user removes it or it expires. What was not
