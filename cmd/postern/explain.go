@@ -116,7 +116,9 @@ func (v explanationView) write(w io.Writer) {
 	}
 	fmt.Fprintln(w)
 	if len(v.Attempts) == 0 {
-		row(w, clean(fmt.Sprintf("no attempt to log in is remembered; %s remembers since %s", v.Owner, shown(v.Since, "-"))))
+		if v.Owner != "" {
+			row(w, clean(fmt.Sprintf("no attempt to log in is remembered; %s remembers since %s", v.Owner, shown(v.Since, "-"))))
+		}
 		return
 	}
 	row(w, "LATEST", "TIMES", "FIRST", "FROM", "MECHANISM", "RESULT", "SESSION", "SENT")

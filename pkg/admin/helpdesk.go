@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/postern-pop/postern/pkg/directory"
 	"github.com/postern-pop/postern/pkg/maildrop"
+	"github.com/postern-pop/postern/pkg/policy"
 	posternv1 "github.com/postern-pop/postern/proto/postern/v1"
 )
 
@@ -54,7 +56,7 @@ func (s *Server) explain(ctx context.Context, in *posternv1.ExplainLoginRequest)
 			return nil, refused(op, fmt.Sprintf("from %+.60q: expected an IP address such as 192.0.2.7", in.GetFrom()))
 		}
 	}
-	e, err := s.helpdesk.Explain(ctx, q)
+	e, err := s.askOwner(ctx, q)
 	if err != nil {
 		return nil, worded(op, "the owner of "+string(q.Address), err)
 	}
@@ -63,6 +65,43 @@ func (s *Server) explain(ctx context.Context, in *posternv1.ExplainLoginRequest)
 		e = refusedFirst(e)
 	}
 	return s.explanation(q.Address, e), nil
+}
+
+// ownerPatience is how long a mailbox's owner is waited for. It is asked when something is
+// wrong, and that may be what is.
+const ownerPatience = 4 * time.Second
+
+// askOwner asks the mailbox's owner. While that doesn't answer, a login comes to
+// ReasonUnavailable, and what the directory says is all that is known besides.
+func (s *Server) askOwner(ctx context.Context, q maildrop.Question) (maildrop.Explanation, error) {
+	limited, cancel := context.WithTimeout(ctx, ownerPatience)
+	defer cancel()
+	e, err := s.helpdesk.Explain(limited, q)
+	domain, account, served := s.places.Domain(q.Address.Domain())
+	if err == nil || !served || ctx.Err() != nil || !away(maildrop.KindOf(err)) {
+		return e, err
+	}
+	region, _ := s.places.Region(account.Region)
+	e = maildrop.Explanation{Address: q.Address, Shard: q.Address.Shard(max(1, region.Shards)), Reason: maildrop.ReasonUnavailable}
+	e.Findings = []maildrop.Finding{{
+		Subject: "mailbox", Value: "unavailable", Reason: maildrop.ReasonUnavailable,
+		Words: fmt.Sprintf("its owner gave no answer in %v, so neither lock-out nor address nor attempts are known: see postern shard list --region %s, and that node's log", ownerPatience, region.Name),
+	}}
+	for _, f := range policy.Explain(account, domain, maildrop.AddressRecord{Address: q.Address}, s.now()) {
+		if f.Subject != "access" { // the address's own, which the owner knows
+			e.Findings = append(e.Findings, f)
+		}
+	}
+	return e, nil
+}
+
+// away reports whether an error says nothing but that the owner wasn't reached.
+func away(kind maildrop.Kind) bool {
+	switch kind {
+	case maildrop.Transient, maildrop.NotOwner, maildrop.Canceled, maildrop.Maybe:
+		return true
+	}
+	return false
 }
 
 // refusedFirst takes the verdict from a front's finding, which a login meets before all
@@ -95,7 +134,11 @@ func (s *Server) explanation(asked maildrop.Address, e maildrop.Explanation) *po
 	if asked != e.Address {
 		out.Findings = append(out.Findings, found("alias", string(e.Address), fmt.Sprintf("%s is an alias of %s, whose login counts", asked, e.Address)))
 	}
-	out.Findings = append(out.Findings, explainRegion(region, served), found("owner", e.Node, fmt.Sprintf("shard %d, in epoch %d", e.Shard, e.Epoch)))
+	owner := found("owner", e.Node, fmt.Sprintf("shard %d, in epoch %d", e.Shard, e.Epoch))
+	if e.Node == "" {
+		owner = found("owner", "away", fmt.Sprintf("shard %d", e.Shard))
+	}
+	out.Findings = append(out.Findings, explainRegion(region, served), owner)
 	for _, f := range e.Findings {
 		out.Findings = append(out.Findings, &posternv1.Finding{Subject: f.Subject, Value: f.Value, Words: f.Words, Reason: string(f.Reason)})
 	}

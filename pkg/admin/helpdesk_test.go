@@ -104,12 +104,36 @@ func TestExplainLogin(t *testing.T) {
 	if a := out.Attempts[0]; a.Times != 2 || a.Remote != "" || a.Mechanism != "PLAIN" || a.Reply != "reply to no-event" || a.TimeMilli != noon.UnixMilli() {
 		t.Errorf("%v", a)
 	}
-	r.desk.fail = &maildrop.Error{Op: "test", Kind: maildrop.NotOwner}
+	r.desk.fail = &maildrop.Error{Op: "test", Kind: maildrop.Corrupt}
 	_, err = r.admin.ExplainLogin(ctx, &posternv1.ExplainLoginRequest{Address: "ann@acme.example"})
-	r.refusedWith(err, maildrop.NotOwner, "moving between nodes")
+	r.refusedWith(err, maildrop.Corrupt, "is damaged")
 	r.who = ""
 	_, err = r.admin.ExplainLogin(ctx, &posternv1.ExplainLoginRequest{Address: "ann@acme.example"})
 	r.refusedWith(err, maildrop.Denied, "certificate")
+}
+
+// An owner that is away is an answer, and what the directory knows is told with it.
+func TestExplainWithoutTheOwner(t *testing.T) {
+	r, ctx := newRig(t).customer(), t.Context()
+	r.sees("acme.example")
+	r.desk.fail = &maildrop.Error{Op: "test", Kind: maildrop.Transient}
+	out, err := r.admin.ExplainLogin(ctx, &posternv1.ExplainLoginRequest{Address: "ann@acme.example"})
+	must(t, err)
+	if out.Account != "acme" || out.Region != "eu" || out.Reason != "unavailable" || out.Reply != "reply to unavailable" || out.Class != "" || out.Node != "" {
+		t.Errorf("%v", out)
+	}
+	refusing, subjects := "", []string{}
+	for _, f := range out.Findings {
+		subjects = append(subjects, f.Subject)
+		if f.Reason != "" && refusing == "" {
+			refusing = f.Subject
+		}
+	}
+	if refusing != "mailbox" || !slices.Contains(subjects, "domain") || !slices.Contains(subjects, "override") || slices.Contains(subjects, "access") {
+		t.Errorf("%s refuses, of %v", refusing, subjects)
+	}
+	_, err = r.admin.ExplainLogin(ctx, &posternv1.ExplainLoginRequest{Address: "ann@nowhere.example"})
+	r.refusedWith(err, maildrop.Transient, "cannot be reached")
 }
 
 func TestLockoutSettings(t *testing.T) {
