@@ -20,20 +20,26 @@ var breakable = []mutation.Replacement{{
 	To:   "\t\tslowDisk()\n\t\terr = f.Sync()\n",
 }}
 
-// chaosMutants are what the suite must find.
-var chaosMutants = map[string][]mutation.Replacement{
-	"acknowledges before the commit": {{
-		File: "pkg/shard/deliver.go",
-		From: "\tr.draft.Record = &d\n\treturn s.commits.commit(ctx, r)\n",
-		To:   "\tr.draft.Record = &d\n\tif mutant(\"acknowledges before the commit\") {\n\t\t_, err := s.commits.submit(r)\n\t\treturn err\n\t}\n\treturn s.commits.commit(ctx, r)\n",
-	}},
-	"without a fence": {
-		{
-			File: "pkg/ledger/open.go",
-			From: "\t\terr = o.commit(ctx, o.object(o.next), object, headerSize, nil, o.log)",
-			To:   "\t\tif o.next == 1 || !mutant(\"without a fence\") {\n\t\t\terr = o.commit(ctx, o.object(o.next), object, headerSize, nil, o.log)\n\t\t}",
+// chaosMutant is a promise broken, and the plan by which the suite must find it.
+type chaosMutant struct {
+	name     string
+	replaced mutation.Replacement
+	plan     func(*chaosRig) []act
+}
+
+var chaosMutants = []chaosMutant{
+	{
+		name: "acknowledges before the commit", plan: (*chaosRig).killedInCommits,
+		replaced: mutation.Replacement{
+			File: "pkg/shard/deliver.go",
+			From: "\tr.draft.Record = &d\n\treturn s.commits.commit(ctx, r)\n",
+			To: "\tr.draft.Record = &d\n\tif mutant(\"acknowledges before the commit\") {\n\t\t_, err := s.commits.submit(r)\n\t\treturn err\n\t}\n" +
+				"\treturn s.commits.commit(ctx, r)\n",
 		},
-		{
+	},
+	{
+		name: "without a fence", plan: (*chaosRig).replacedUnheard,
+		replaced: mutation.Replacement{
 			File: "pkg/ledger/append.go",
 			From: "\t\tcase taken.epoch >= l.epoch:\n",
 			To:   "\t\tcase taken.epoch >= l.epoch && mutant(\"without a fence\"):\n\t\t\treturn nil\n\t\tcase taken.epoch >= l.epoch:\n",
@@ -42,7 +48,7 @@ var chaosMutants = map[string][]mutation.Replacement{
 }
 
 // buildChaos makes a postern with a clock and a disk that can be broken, and perhaps mutants.
-func buildChaos(t *testing.T, mutants ...[]mutation.Replacement) (program string) {
+func buildChaos(t *testing.T, mutants ...chaosMutant) (program string) {
 	t.Helper()
 	added := map[string]string{}
 	for file, source := range map[string]string{
@@ -59,7 +65,7 @@ func buildChaos(t *testing.T, mutants ...[]mutation.Replacement) (program string
 	}
 	replaced := breakable
 	for _, m := range mutants {
-		replaced = append(replaced[:len(replaced):len(replaced)], m...)
+		replaced = append(replaced[:len(replaced):len(replaced)], m.replaced)
 	}
 	program = filepath.Join(t.TempDir(), "postern")
 	// The linker lets nobody at the runtime's variables unless it is told.

@@ -35,10 +35,10 @@ func (a act) String() string {
 
 // Bounds of a plan.
 const (
-	chaosFirst  = 2 * time.Second // of calm
-	chaosAtOnce = 3               // acts that last at a time
-	chaosGap    = 2 * time.Second // at most, between the beginnings of two
-	comesBack   = 4 * time.Second // after a kill
+	chaosFirst  = 2 * time.Second         // of calm
+	chaosAtOnce = 5                       // acts that last at a time
+	chaosGap    = 1500 * time.Millisecond // at most, between the beginnings of two
+	comesBack   = 4 * time.Second         // after a kill
 )
 
 // chaosPlan is what a seed has in store. Nothing has two harms at a time.
@@ -95,12 +95,34 @@ func (r *chaosRig) play(plan []act) {
 	undo(1 << 62)
 }
 
-// quickHarms are those that show soon what is wrong with commits and fences.
-func (r *chaosRig) quickHarms() []*harm {
-	return slices.DeleteFunc(r.harms(), func(h *harm) bool {
-		return !slices.Contains([]string{"kill -9", "SIGSTOP", "the store is slow", "the store does and says it failed", "fsync is slow"}, h.name) ||
-			!slices.ContainsFunc(h.targets, func(target string) bool { return strings.Contains(target, "mailbox") })
-	})
+// killedInCommits kills one node after the other while commits take long.
+func (r *chaosRig) killedInCommits() (plan []act) {
+	const all = 20 * time.Second
+	for name := range r.stores {
+		plan = append(plan, act{lasts: all, target: name, harm: &harm{name: "the store is slow", do: sick(storeSlow)}})
+	}
+	slow := &harm{name: "fsync is slow", do: slowSync}
+	for _, title := range r.titled("mailbox", "us") {
+		plan = append(plan, act{lasts: all, target: diskOf + title, chance: uint64(time.Second / 2), harm: slow})
+	}
+	for i, title := range r.titled("mailbox") {
+		plan = append(plan, act{at: time.Duration(3+3*i) * time.Second, target: title, harm: &harm{name: "kill -9", do: kill}})
+	}
+	return plan
+}
+
+// replacedUnheard has a node's lease end without its hearing of it, or the doors hearing who took
+// over: they go on delivering to it.
+func (r *chaosRig) replacedUnheard() (plan []act) {
+	const each = 12 * time.Second // a lease is 5 s
+	cut := &harm{name: "cut", do: cabled(link.State{Out: true, Back: true})}
+	doors := slices.Concat(r.titled("front"), r.titled("intake"))
+	for i, node := range r.titled("mailbox", "eu") {
+		for _, deaf := range append(doors[:len(doors):len(doors)], node) {
+			plan = append(plan, act{at: chaosFirst + time.Duration(i)*(each+time.Second), lasts: each, target: "etcd of " + deaf, harm: cut})
+		}
+	}
+	return plan
 }
 
 // harms are all that can be done here.
