@@ -88,6 +88,22 @@ func TestImage(t *testing.T) {
 	}
 }
 
+// TestLayerIsWhole: an archive ends with two blocks of zeros, and GNU tar, containerd and
+// others take one without them for a broken one.
+func TestLayerIsWhole(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "binary")
+	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	text, err := (&options{binaries: map[string]string{"amd64": file}}).layer("amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if end := text[max(0, len(text)-1024):]; len(text)%512 != 0 || !bytes.Equal(end, make([]byte, 1024)) {
+		t.Errorf("%d octets, and the last ones are %q", len(text), end)
+	}
+}
+
 // TestSameAgain: the same binaries make the same image, whenever that is.
 func TestSameAgain(t *testing.T) {
 	first, second := t.TempDir(), t.TempDir()

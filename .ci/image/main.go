@@ -95,14 +95,14 @@ func (o *options) make(out io.Writer) error {
 	if err := os.RemoveAll(o.out); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(o.out, 0o755); err != nil {
+	if err := os.MkdirAll(o.out, 0o750); err != nil {
 		return err
 	}
 	tag, err := name.NewTag(program + ":" + o.version)
 	if err != nil {
 		return err
 	}
-	var index v1.ImageIndex = mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	var archs []string
 	for arch := range o.binaries {
 		archs = append(archs, arch)
@@ -117,7 +117,7 @@ func (o *options) make(out io.Writer) error {
 		if err := tarball.WriteToFile(file, tag, image); err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "%s: %s for docker load, or ctr images import\n", file, tag.Name())
+		fmt.Fprintf(out, "%s: %s for docker load, or ctr images import\n", file, program+":"+o.version)
 		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}})
 	}
 	dir := filepath.Join(o.out, "oci")
@@ -218,7 +218,10 @@ func (o *options) layer(arch string) ([]byte, error) {
 			return nil, err
 		}
 	}
-	return text.Bytes(), w.Close()
+	if err := w.Close(); err != nil { // it writes the end, which not every reader does without
+		return nil, err
+	}
+	return text.Bytes(), nil
 }
 
 // roots are public authorities, in PEM. Those that are trusted up to a date only, which a
