@@ -77,6 +77,7 @@ func TestMain(m *testing.M) {
 
 func binary(t *testing.T) string {
 	t.Helper()
+	skipInShort(t)
 	file, err := buildOnce()
 	must(t, err)
 	return file
