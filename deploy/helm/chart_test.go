@@ -16,12 +16,16 @@ import (
 // everything is the example that turns on all there is.
 const everything = "examples/everything.yaml"
 
+// bucket is what everything can't have as well.
+const bucket = "testdata/bucket.yaml"
+
 // TestGolden renders every region, twice, and the example with everything.
 func TestGolden(t *testing.T) {
 	for _, region := range regionNames(t) {
 		golden(t, region, region)
 	}
 	golden(t, "everything", "eu", everything)
+	golden(t, "bucket", "eu", bucket)
 }
 
 func golden(t *testing.T, name, region string, values ...string) {
@@ -45,6 +49,41 @@ func golden(t *testing.T, name, region string, values ...string) {
 			t.Errorf("%s isn't what is rendered (%v); if that is as it should be: go test ./deploy/helm -run Golden -update, and look at git diff", file, err)
 		}
 	})
+}
+
+// TestFilesOfTheStore: what the region's file names below storage is where the pod has it.
+func TestFilesOfTheStore(t *testing.T) {
+	text, err := template(t, "eu", bucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := objects(t, text)
+	pod := pods(all)["eu-postern-mailbox"]
+	storage := loadedIn(t, configOf(t, all, pod).Data, "mailbox.yaml").Region.Storage
+	if storage.Dir != nil || storage.S3 == nil || storage.Encryption == nil || !storage.Encryption.AllowPlain || !storage.S3.PathStyle {
+		t.Fatalf("%+v", storage)
+	}
+	mounted := ""
+	for _, v := range pod.Volumes {
+		for _, mount := range pod.Containers[0].VolumeMounts {
+			if v.Secret != nil && v.Secret.SecretName == "mail-files" && mount.Name == v.Name {
+				mounted = mount.MountPath
+			}
+		}
+	}
+	for file, got := range map[string]config.Path{"s3-ca.pem": storage.S3.CA, "s3-credentials": storage.S3.CredentialsFile, "mail.keyset": storage.Encryption.KeyFile} {
+		if want := mounted + "/" + file; string(got) != want {
+			t.Errorf("the file says %s, and the Secret's key is at %s", got, want)
+		}
+	}
+	if pod.SecurityContext.RunAsUser != 0 || !pod.SecurityContext.RunAsNonRoot {
+		t.Errorf("OpenShift's own user: %+v", pod.SecurityContext)
+	}
+	for _, o := range all {
+		if o.Kind == "PodDisruptionBudget" && o.Metadata.Name == "eu-postern-mailbox" {
+			t.Error("a budget for one node would keep its machine from being drained for ever")
+		}
+	}
 }
 
 // TestLint is helm's own look at the chart.
@@ -138,7 +177,7 @@ func TestDrainHasItsTime(t *testing.T) {
 
 // TestNotesNameEverySecret: whoever installs is told all that has to be there.
 func TestNotesNameEverySecret(t *testing.T) {
-	for _, values := range [][]string{nil, {everything}} {
+	for _, values := range [][]string{nil, {everything}, {bucket}} {
 		said := notes(t, values...)
 		text, err := template(t, "eu", values...)
 		if err != nil {
@@ -260,7 +299,7 @@ func TestRegionsAreRead(t *testing.T) {
 // the example's, has in ConfigMaps.
 func TestRenderedFilesAreRead(t *testing.T) {
 	for _, region := range regionNames(t) {
-		for _, values := range [][]string{nil, {everything}} {
+		for _, values := range [][]string{nil, {everything}, {bucket}} {
 			text, err := template(t, region, values...)
 			if err != nil {
 				t.Fatal(err)
@@ -278,7 +317,11 @@ func TestRenderedFilesAreRead(t *testing.T) {
 					}
 				}
 			}
-			if want := 3 + 2*len(values); files != want {
+			want := 3
+			if slices.Contains(values, everything) {
+				want += 2 // zones
+			}
+			if files != want {
 				t.Errorf("%s: %d files, want %d", region, files, want)
 			}
 		}
