@@ -16,7 +16,7 @@ const (
 	MaxInline   = 1 << 20               // octets of a body inside a ledger object
 	MaxText     = 4096                  // octets of any text in a record
 	MaxGroups   = 1024                  // groups of one address
-	MaxMessages = 1 << 20               // messages of one removal
+	MaxMessages = 1 << 20               // messages of one removal or withdrawal
 	MaxPacked   = 65535                 // messages of one pack
 	MaxPack     = 16 << 20              // octets of one pack object
 )
@@ -81,23 +81,41 @@ func (d *Delivery) appendTo(b []byte) ([]byte, error) {
 }
 
 func (r *Removal) appendTo(b []byte) ([]byte, error) {
-	if len(r.Messages) > MaxMessages {
-		return nil, fmt.Errorf("removal of %d messages, at most %d", len(r.Messages), MaxMessages)
+	return appendMessages(b, r.Time, r.Mailbox, r.Messages)
+}
+
+// A Withdrawal has the form of a Removal.
+func (w *Withdrawal) appendTo(b []byte) ([]byte, error) {
+	return appendMessages(b, w.Time, w.Mailbox, w.Messages)
+}
+
+func appendMessages(b []byte, t time.Time, mailbox string, messages []Position) ([]byte, error) {
+	if len(messages) > MaxMessages {
+		return nil, fmt.Errorf("removal of %d messages, at most %d", len(messages), MaxMessages)
 	}
-	b, err := appendTime(b, r.Time)
+	b, err := appendTime(b, t)
 	if err != nil {
 		return nil, err
 	}
-	if b, err = appendText(b, r.Mailbox); err != nil {
+	if b, err = appendText(b, mailbox); err != nil {
 		return nil, err
 	}
-	b = binary.AppendUvarint(b, uint64(len(r.Messages)))
+	b = binary.AppendUvarint(b, uint64(len(messages)))
 	before := Position(0)
-	for _, p := range r.Messages {
+	for _, p := range messages {
 		b = binary.AppendUvarint(b, zigzag(int64(p-before)))
 		before = p
 	}
 	return b, nil
+}
+
+func (m *Move) appendTo(b []byte) ([]byte, error) {
+	b = binary.AppendUvarint(append(b, m.Stage), m.ID)
+	b, err := appendTime(b, m.Time)
+	if err != nil {
+		return nil, err
+	}
+	return appendText(b, m.Account)
 }
 
 func (a *Address) appendTo(b []byte) ([]byte, error) {
@@ -282,6 +300,15 @@ func (r *reader) removal() *Removal {
 	return v
 }
 
+func (r *reader) withdrawal() *Withdrawal {
+	v := r.removal()
+	return &Withdrawal{Mailbox: v.Mailbox, Messages: v.Messages, Time: v.Time}
+}
+
+func (r *reader) move() *Move {
+	return &Move{Stage: r.octet(), ID: r.uvarint(), Time: r.time(), Account: r.text()}
+}
+
 func (r *reader) address() *Address {
 	flags := r.octet()
 	if flags&^addressFlags != 0 {
@@ -349,6 +376,10 @@ func decodeRecord(kind Kind, payload []byte) (Record, error) {
 		record = r.address()
 	case KindPack:
 		record = r.pack()
+	case KindWithdrawal:
+		record = r.withdrawal()
+	case KindMove:
+		record = r.move()
 	default:
 		return nil, fmt.Errorf("record of %s: %w", kind, ErrVersion)
 	}

@@ -53,6 +53,15 @@ func genRemoval(t *rapid.T) Draft {
 	return Draft{Record: r}
 }
 
+func genWithdrawal(t *rapid.T) Draft {
+	r := genRemoval(t).Record.(*Removal)
+	return Draft{Record: &Withdrawal{Mailbox: r.Mailbox, Messages: r.Messages, Time: r.Time}}
+}
+
+func genMove(t *rapid.T) Draft {
+	return Draft{Record: &Move{Account: genText(t), ID: rapid.Uint64().Draw(t, "id"), Stage: rapid.Uint8().Draw(t, "stage"), Time: genTime(t)}}
+}
+
 func genAddress(t *rapid.T) Draft {
 	a := &Address{
 		Address: genText(t), Removed: rapid.Bool().Draw(t, "removed"), Account: genText(t), Primary: genText(t),
@@ -83,7 +92,7 @@ func genFence(t *rapid.T) Draft {
 }
 
 func genDraft(t *rapid.T) Draft {
-	kinds := []func(*rapid.T) Draft{genDelivery, genRemoval, genAddress, genFence, genPack}
+	kinds := []func(*rapid.T) Draft{genDelivery, genRemoval, genAddress, genFence, genPack, genWithdrawal, genMove}
 	return kinds[rapid.IntRange(0, len(kinds)-1).Draw(t, "kind")](t)
 }
 
@@ -159,6 +168,8 @@ func TestSizeIsABound(t *testing.T) {
 		&Fence{Epoch: 1 << 63, Ledger: 1 << 31, Owner: long},
 		&Delivery{Mailbox: long, UID: long, Object: long, Size: 1<<64 - 1, Wire: 1<<64 - 1},
 		&Removal{Mailbox: long, Messages: zig},
+		&Withdrawal{Mailbox: long, Messages: zig},
+		&Move{Account: long, ID: 1<<64 - 1},
 		&Address{Address: long, Account: long, Primary: long, Hash: long, Scram: long, Groups: groups},
 		&Pack{Object: long, Size: 1<<64 - 1, Mailboxes: []PackMailbox{{Mailbox: long, Messages: packed}, {Mailbox: long, Messages: packed}}},
 	} {
@@ -176,6 +187,7 @@ func TestEncodeRefuses(t *testing.T) {
 		"group":    {{Record: &Address{Groups: []string{long}}}},
 		"groups":   {{Record: &Address{Groups: make([]string, MaxGroups+1)}}},
 		"messages": {{Record: &Removal{Messages: make([]Position, MaxMessages+1)}}},
+		"withdraw": {{Record: &Withdrawal{Messages: make([]Position, MaxMessages+1)}}},
 		"packed":   {{Record: &Pack{Mailboxes: []PackMailbox{{Messages: make([]PackMessage, MaxPacked)}, {Messages: make([]PackMessage, 1)}}}}},
 		"time":     {{Record: &Removal{Time: time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC)}}},
 		"records":  slices.Repeat([]Draft{{Record: &Removal{}}}, MaxRecords+1),

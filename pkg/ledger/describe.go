@@ -163,6 +163,10 @@ func inWords(record Record) string {
 			r.Mailbox, r.Size, r.Wire, r.Class, stamp(r.Received), r.UID, where)
 	case *Removal:
 		return fmt.Sprintf("removal from %s at %s: %s", r.Mailbox, stamp(r.Time), list(r.Messages))
+	case *Withdrawal:
+		return fmt.Sprintf("withdrawal from %s at %s: %s", r.Mailbox, stamp(r.Time), list(r.Messages))
+	case *Move:
+		return fmt.Sprintf("move %d of account %q: stage %d at %s", r.ID, r.Account, r.Stage, stamp(r.Time))
 	case *Pack:
 		var b strings.Builder
 		fmt.Fprintf(&b, "pack %s: %d octets, class %d, at %s", r.Object, r.Size, r.Class, stamp(r.Time))

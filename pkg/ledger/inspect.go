@@ -49,7 +49,7 @@ type InspectedDamage struct {
 type InspectedRecord struct {
 	Position string    `json:"position"`
 	Kind     string    `json:"kind"`
-	Mailbox  string    `json:"mailbox,omitempty"` // of a delivery or a removal
+	Mailbox  string    `json:"mailbox,omitempty"` // of a delivery, a removal or a withdrawal
 	UID      string    `json:"uid,omitempty"`
 	Imported bool      `json:"imported,omitempty"` // the UID came with the message
 	Class    uint8     `json:"class,omitempty"`
@@ -58,7 +58,7 @@ type InspectedRecord struct {
 	Time     time.Time `json:"time,omitzero"`  // of arrival, removal, change, or packing
 
 	Body      *InspectedBody `json:"body,omitempty"`
-	Messages  []string       `json:"messages,omitempty"`  // that are removed
+	Messages  []string       `json:"messages,omitempty"`  // that are removed or withdrawn
 	Mailboxes []InspectedBox `json:"mailboxes,omitempty"` // in a pack
 	Object    string         `json:"object,omitempty"`    // a pack's name
 
@@ -70,6 +70,8 @@ type InspectedRecord struct {
 	Removed bool     `json:"removed,omitempty"` // the address
 	Access  uint8    `json:"access,omitempty"`
 	Groups  []string `json:"groups,omitempty"`
+	Move    uint64   `json:"move,omitempty"`  // of the account, between regions
+	Stage   uint8    `json:"stage,omitempty"` // that it has come to
 	HashSet bool     `json:"hash_set,omitempty"`
 	KeysSet bool     `json:"scram_keys_set,omitempty"`
 }
@@ -126,10 +128,11 @@ func inspected(h header, e Entry) InspectedRecord {
 		in.Size, in.Wire, in.Time = r.Size, r.Wire, r.Received
 		in.Body = &InspectedBody{Object: r.Object, Octets: r.Wire}
 	case *Removal:
-		in.Mailbox, in.Time = r.Mailbox, r.Time
-		for _, p := range r.Messages {
-			in.Messages = append(in.Messages, p.String())
-		}
+		in.Mailbox, in.Time, in.Messages = r.Mailbox, r.Time, inspectedPositions(r.Messages)
+	case *Withdrawal:
+		in.Mailbox, in.Time, in.Messages = r.Mailbox, r.Time, inspectedPositions(r.Messages)
+	case *Move:
+		in.Account, in.Move, in.Stage, in.Time = r.Account, r.ID, r.Stage, r.Time
 	case *Pack:
 		in.Object, in.Class, in.Size, in.Time = r.Object, r.Class, r.Size, r.Time
 		for _, m := range r.Mailboxes {
@@ -137,6 +140,17 @@ func inspected(h header, e Entry) InspectedRecord {
 		}
 	}
 	return in
+}
+
+func inspectedPositions(positions []Position) []string {
+	if len(positions) == 0 {
+		return nil
+	}
+	words := make([]string, len(positions))
+	for i, p := range positions {
+		words[i] = p.String()
+	}
+	return words
 }
 
 func inspectedBox(m PackMailbox) InspectedBox {

@@ -59,6 +59,9 @@ const (
 	KindRemoval  Kind = 3
 	KindAddress  Kind = 4
 	KindPack     Kind = 5
+
+	KindWithdrawal Kind = 6
+	KindMove       Kind = 7
 )
 
 // String is the kind's name in logs.
@@ -74,11 +77,16 @@ func (k Kind) String() string {
 		return "address"
 	case KindPack:
 		return "pack"
+	case KindWithdrawal:
+		return "withdrawal"
+	case KindMove:
+		return "move"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
 
-// Record is a fact in the ledger: a *Fence, *Delivery, *Removal, *Address or *Pack.
+// Record is a fact in the ledger: a *Fence, *Delivery, *Removal, *Address, *Pack,
+// *Withdrawal or *Move.
 // Times have nanoseconds and come back in UTC; a zero time stays zero.
 type Record interface {
 	Kind() Kind
@@ -149,6 +157,22 @@ type PackMessage struct {
 	Offset   uint32 // of the body in the pack object, octets
 }
 
+// Withdrawal takes messages out of a mailbox that another region keeps, all of them at
+// once. A Removal's messages never come back; these may, with the same UIDs.
+type Withdrawal struct {
+	Mailbox  string
+	Messages []Position
+	Time     time.Time
+}
+
+// Move says how far the move of an account between regions has come in this shard.
+type Move struct {
+	Account string
+	ID      uint64 // of the move; later moves of the account have greater ones
+	Stage   uint8
+	Time    time.Time
+}
+
 // Kind is KindFence.
 func (*Fence) Kind() Kind { return KindFence }
 
@@ -163,6 +187,12 @@ func (*Address) Kind() Kind { return KindAddress }
 
 // Kind is KindPack.
 func (*Pack) Kind() Kind { return KindPack }
+
+// Kind is KindWithdrawal.
+func (*Withdrawal) Kind() Kind { return KindWithdrawal }
+
+// Kind is KindMove.
+func (*Move) Kind() Kind { return KindMove }
 
 // String tells all but the secret.
 func (f *Fence) String() string {
@@ -220,6 +250,10 @@ func (d Draft) Size() int {
 		for _, m := range r.Mailboxes {
 			n += 2*binary.MaxVarintLen32 + len(m.Mailbox) + len(m.Messages)*(binary.MaxVarintLen64+binary.MaxVarintLen32)
 		}
+	case *Withdrawal:
+		n += len(r.Mailbox) + len(r.Messages)*binary.MaxVarintLen64
+	case *Move:
+		n += len(r.Account)
 	}
 	return copies*n + len(d.Body) + crcSize
 }
