@@ -24,6 +24,7 @@ type accountCmd struct {
 	Set     accountSetCmd     `cmd:"" help:"Change an account."`
 	Disable accountDisableCmd `cmd:"" help:"Let nobody of an account in, and take no mail for it."`
 	Enable  accountEnableCmd  `cmd:"" help:"Undo disable."`
+	Move    accountMoveCmd    `cmd:"" help:"Move an account's mailboxes to another region, with their unique-ids. It is served meanwhile, but for a pause of seconds."`
 }
 
 type accountView struct {
@@ -37,6 +38,16 @@ type accountView struct {
 	Lockout     lockoutView `json:"lockout"`
 	LoginDelay  uint32      `json:"login_delay_seconds"`
 	Events      []eventView `json:"events"`
+	Moving      *movingView `json:"moving,omitempty"`
+}
+
+// movingView is a move to another region that is under way.
+type movingView struct {
+	From  string     `json:"from"`
+	To    string     `json:"to"`
+	Phase string     `json:"phase"`
+	Since *time.Time `json:"since"`
+	By    string     `json:"by"`
 }
 
 // lockoutView is when an address is locked out, and for how long.
@@ -50,6 +61,9 @@ func viewAccount(a *posternv1.Account) accountView {
 		Continuity: a.GetContinuity(), LegacyUntil: moment(a.GetLegacyUntilMilli(), "UTC"),
 		Networks: append([]string{}, a.GetNetworks()...), Events: []eventView{},
 		Lockout: lockoutView{a.GetLockoutTries(), a.GetLockoutMinutes()}, LoginDelay: a.GetLoginDelaySeconds()}
+	if m := a.GetMoving(); m != nil {
+		v.Moving = &movingView{From: m.GetFrom(), To: m.GetTo(), Phase: m.GetPhase(), Since: moment(m.GetSinceMilli(), "UTC"), By: m.GetBy()}
+	}
 	for _, e := range a.GetEvents() {
 		v.Events = append(v.Events, viewEvent(e))
 	}
@@ -99,6 +113,9 @@ func (v accountView) event() string {
 func (v accountView) write(w io.Writer) {
 	row(w, "account", v.Name)
 	row(w, "region", v.Region)
+	if m := v.Moving; m != nil {
+		row(w, "is being moved", fmt.Sprintf("from %s to %s, %s, since %s by %s", m.From, m.To, m.Phase, shown(m.Since, "?"), m.By))
+	}
 	row(w, "state", v.state())
 	row(w, "override", v.Override)
 	row(w, "continuity package", yesNo(v.Continuity))
@@ -115,7 +132,7 @@ func (v accountView) write(w io.Writer) {
 
 type accountCreateCmd struct {
 	Name        string   `arg:"" help:"1 to 63 of a-z, 0-9 and hyphens."`
-	Region      string   `required:"" help:"Its home: where its mail is kept. It cannot be changed."`
+	Region      string   `required:"" help:"Its home: where its mail is kept. account move changes it."`
 	Continuity  bool     `help:"It has the continuity package."`
 	LegacyUntil string   `placeholder:"DATE" help:"The last day (UTC) of POP that is a leftover of the past, such as 2027-01-31."`
 	Network     []string `placeholder:"CIDR" help:"A network that its users may log in from; may be repeated. None: anywhere."`

@@ -103,14 +103,17 @@ func (h *host) gateway(ctx context.Context, p *run.Process, me *party, cfg *conf
 	if err != nil {
 		return err
 	}
+	transfers := route.Transfers(func(address string) router.Transfer { return me.pool.Client(address) })
 	server := rpc.NewServer(rpc.ServerConfig{
-		TLS: with, Service: route.Local(), Allow: rpc.GatewayAllow(string(cfg.Region.Name)), Snapshots: h.routes.tell,
+		TLS: with, Service: route.Local(), Mover: transfers, Receiver: transfers.Gateway(), Allow: rpc.GatewayAllow(string(cfg.Region.Name)), Snapshots: h.routes.tell,
 		Log: me.log, Registerer: me.metrics,
 	})
 	// An operator reaches every region's addresses and mailboxes by any gateway.
 	operators := admin.New(admin.Config{
 		Store: directory.NewStore(h.global), Registrar: route, Deliverer: route, Helpdesk: route, Standing: users.Standing, Places: h.view,
 		Reply: pop3.LoginReply, Log: me.log,
+		Region: string(cfg.Region.Name), Mover: transfers,
+		Gateway: func(address string) maildrop.Mover { return me.pool.Client(address) },
 	})
 	operators.Register(server.GRPC())
 	region := string(cfg.Region.Name)

@@ -91,11 +91,12 @@ type stoppedError struct {
 	error
 	kind   maildrop.Kind
 	reason maildrop.Reason
+	worded bool // the gateway said what to do
 }
 
 func stopped(server string, err error) error {
 	err = rpc.FromStatus("import", err, true)
-	s := &stoppedError{inWords(server, err), maildrop.KindOf(err), maildrop.ReasonOf(err)}
+	s := &stoppedError{inWords(server, err), maildrop.KindOf(err), maildrop.ReasonOf(err), maildrop.TextOf(err) != ""}
 	if passing(s) && maildrop.TextOf(err) == "" { // those words are about a change that is one call
 		s.error = fmt.Errorf("%s does not go on: %w", server, errors.Unwrap(err))
 	}
@@ -156,7 +157,7 @@ func (r *importRun) connectTo(ctx context.Context, config *contextConfig) (*impo
 	}
 	server, err := config.reachable(ctx, transport)
 	if err != nil {
-		return nil, &stoppedError{err, maildrop.Transient, maildrop.ReasonNone}
+		return nil, &stoppedError{error: err, kind: maildrop.Transient}
 	}
 	conn, err := grpc.NewClient("passthrough:///"+server, grpc.WithTransportCredentials(credentials.NewTLS(transport)))
 	if err != nil {

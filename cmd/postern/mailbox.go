@@ -2,13 +2,18 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/postern-pop/postern/pkg/auth"
 	"github.com/postern-pop/postern/pkg/config"
+	"github.com/postern-pop/postern/pkg/directory"
+	"github.com/postern-pop/postern/pkg/lmtp"
+	"github.com/postern-pop/postern/pkg/maildrop"
 	"github.com/postern-pop/postern/pkg/node"
 	"github.com/postern-pop/postern/pkg/rpc"
 	"github.com/postern-pop/postern/pkg/run"
+	"github.com/postern-pop/postern/pkg/shard"
 	posternv1 "github.com/postern-pop/postern/proto/postern/v1"
 )
 
@@ -53,6 +58,7 @@ func mailbox(ctx context.Context, p *run.Process, h *host, cfg *config.Process) 
 	shards, err := node.New(node.Config{
 		Name: string(cfg.Name), Region: string(cfg.Region.Name), Shards: cfg.Region.Shards,
 		Store: store, Seal: sealing, Rules: h.view, Auth: verifier, Etcd: h.regional,
+		Account: h.view.Account, Peers: me.peers(h.view), Identify: lmtp.Identify,
 		Address: string(address), Zone: cfg.Mailbox.Zone, Gossip: me.gossip,
 		CacheBytes: cache, BudgetBytes: plan.waiting,
 		Prepare: func(ctx context.Context, address string, shard int) error {
@@ -70,9 +76,10 @@ func mailbox(ctx context.Context, p *run.Process, h *host, cfg *config.Process) 
 	server := rpc.NewServer(rpc.ServerConfig{
 		TLS: with, Service: shards, Allow: rpc.NodeAllow(string(cfg.Region.Name)), Snapshots: h.routes.tell,
 		BodyBytes: plan.arriving,
-		Holdings:  func() []*posternv1.ShardInfo { return holdingsToWire(shards.Census()) },
-		Prepare:   shards.Prepare,
-		Log:       me.log, Registerer: me.metrics,
+		Mover:     shards, Receiver: shards,
+		Holdings: func() []*posternv1.ShardInfo { return holdingsToWire(shards.Census()) },
+		Prepare:  shards.Prepare,
+		Log:      me.log, Registerer: me.metrics,
 	})
 	if err := serve(ctx, p, "grpc", string(cfg.Mailbox.GRPC.Listen), server.Serve, stopper(server.Stop)); err != nil {
 		return err
@@ -90,6 +97,17 @@ func mailbox(ctx context.Context, p *run.Process, h *host, cfg *config.Process) 
 		})
 	}
 	return nil
+}
+
+// peers reaches other regions by their gateways.
+func (me *party) peers(view *directory.View) shard.Peers {
+	return func(region string) (maildrop.Receiver, error) {
+		known, ok := view.Region(region)
+		if !ok || known.Gateway == "" {
+			return nil, &maildrop.Error{Op: "mailbox.peers", Kind: maildrop.Transient, Err: fmt.Errorf("region %q isn't known here", region)}
+		}
+		return me.pool.Client(known.Gateway), nil
+	}
 }
 
 func holdingsToWire(all []node.Holding) []*posternv1.ShardInfo {

@@ -179,6 +179,9 @@ func parseNetworks(texts []string) ([]netip.Prefix, error) {
 func accountMessage(a policy.Account, now time.Time) *posternv1.Account {
 	out := &posternv1.Account{Name: a.Name, Region: a.Region, Disabled: a.Disabled, Override: string(override(a)),
 		Continuity: a.Continuity, LegacyUntilMilli: toMilli(a.LegacyUntil), LoginDelaySeconds: uint32(a.LoginDelaySeconds)}
+	if m := a.Moving; m.Phase != policy.MoveNone {
+		out.Moving = &posternv1.Moving{From: m.From, To: m.To, Phase: string(m.Phase), SinceMilli: toMilli(m.Since), By: m.By}
+	}
 	tries, window := a.Lockout()
 	out.LockoutTries, out.LockoutMinutes = uint32(tries), uint32(window/time.Minute)
 	for _, network := range a.Networks {

@@ -5,7 +5,8 @@
 //	operator's CLI ──mTLS── Admin ──▶ directory.Store     accounts, domains (etcd)
 //	                          │  ├──▶ maildrop.Registrar  addresses (their shards)
 //	                          │  ├──▶ maildrop.Deliverer  maildrops moved in from other servers
-//	                          │  └──▶ maildrop.Helpdesk   why a user can't log in, and lock-outs
+//	                          │  ├──▶ maildrop.Helpdesk   why a user can't log in, and lock-outs
+//	                          │  └──▶ maildrop.Mover      accounts that move to another region
 //	                          └─────▶ one audit line a change: who, what, before, after
 //
 // Who may call is decided before, by the role in the caller's certificate. Here
@@ -14,6 +15,11 @@
 //
 // # Decisions
 //
+//   - 2026-11-25: a front drives the move of an account, in the region that it leaves, and keeps
+//     nothing of it: each phase is in the account's record before anything of it is done, and every step may
+//     be repeated. A cut-over has 30 seconds, and goes on when the operator leaves; then it is taken
+//     back, under a new number, so that what was under way for it counts no more. Refused: a
+//     controller that moves by itself, for somebody should look when mailboxes change regions.
 //   - 2026-11-23: reads go to etcd itself, not to the front's view of it: what an
 //     operator just changed must be in the next list, whichever front answers.
 //     Administration may wait for etcd; logins may not.
@@ -69,6 +75,11 @@ type Config struct {
 	// mailbox is asked; nil: nothing is known of that.
 	Standing func(remote netip.Addr, user maildrop.Address) []maildrop.Finding
 	Places   Places // where mailboxes are, as the fronts know it: explaining a login doesn't wait for etcd
+	// For moves of accounts, from this region to another: the owners of this one's shards, and
+	// a region's gateway, by its address. nil: none.
+	Region  string
+	Mover   maildrop.Mover
+	Gateway func(address string) maildrop.Mover
 	// Reply is what a front has sent to a client that tried to log in.
 	Reply func(maildrop.Attempt) string
 	Log   *slog.Logger // the audit's lines go there
@@ -93,6 +104,9 @@ type Server struct {
 	standing  func(remote netip.Addr, user maildrop.Address) []maildrop.Finding
 	places    Places
 	reply     func(maildrop.Attempt) string
+	region    string
+	mover     maildrop.Mover
+	gateway   func(address string) maildrop.Mover
 	log       *slog.Logger
 	now       func() time.Time
 	who       func(context.Context) (string, bool)
@@ -104,6 +118,7 @@ type Server struct {
 func New(c Config) *Server {
 	s := &Server{store: c.Store, registrar: c.Registrar, deliverer: c.Deliverer, log: c.Log, now: c.Now, who: c.Who,
 		helpdesk: c.Helpdesk, standing: c.Standing, places: c.Places, reply: c.Reply,
+		region: c.Region, mover: c.Mover, gateway: c.Gateway,
 		hashing: make(chan struct{}, maxHashing), importing: make(chan struct{}, maxImports)}
 	if s.now == nil {
 		s.now = time.Now

@@ -110,15 +110,82 @@ func (s *Store) create(ctx context.Context, op, key, value, needs, missing strin
 func (s *Store) UpdateAccount(ctx context.Context, name string, change func(*policy.Account) error) error {
 	const op = "directory.account.update"
 	return update(ctx, s, op, "account", accountPrefix, name, accountName, func(a *policy.Account) error {
-		region := a.Region
+		region, moves, moving := a.Region, a.Moves, a.Moving
 		if err := change(a); err != nil {
 			return err
 		}
-		if a.Region != region {
-			return invalid(op, "an account's region cannot be changed: its mail is there")
+		if a.Region != region || a.Moves != moves || a.Moving != moving {
+			return invalid(op, "an account's region cannot be changed: its mail is there, and has to be moved")
 		}
 		return nil
 	})
+}
+
+// BeginMove begins a move of an account to another region, which must be known. One that
+// is under way is Invalid. It answers with the account as it is then.
+func (s *Store) BeginMove(ctx context.Context, name, to, by string, now time.Time) (policy.Account, error) {
+	const op = "directory.account.move"
+	if _, revision, err := lookup(ctx, s, op, regionPrefix, to, regionName, false); err != nil {
+		return policy.Account{}, err
+	} else if revision == 0 {
+		return policy.Account{}, notFound(op, fmt.Sprintf("region %s is not known here", to))
+	}
+	return s.move(ctx, op, name, func(a *policy.Account) error {
+		switch {
+		case a.Moving.Phase != policy.MoveNone:
+			return invalid(op, fmt.Sprintf("account %s is being moved to %s already", name, a.Moving.To))
+		case a.Region == to:
+			return invalid(op, fmt.Sprintf("account %s is at home in %s", name, to))
+		}
+		a.Moves++
+		a.Moving = policy.Moving{From: a.Region, To: to, Phase: policy.MoveCopying, Since: now.UTC().Truncate(time.Second), By: by}
+		return nil
+	})
+}
+
+// AdvanceMove brings a move from one phase to the next. To purging is the change of the
+// account's home. If the move has left the phase already, or is another one, nothing is
+// changed. It answers with the account as it is then.
+func (s *Store) AdvanceMove(ctx context.Context, name string, id uint64, from, to policy.MovePhase) (policy.Account, error) {
+	const op = "directory.account.move"
+	if !policy.MoveStep(from, to) || from == policy.MoveNone {
+		return policy.Account{}, invalid(op, fmt.Sprintf("a move doesn't go from %q to %q", from, to))
+	}
+	return s.move(ctx, op, name, func(a *policy.Account) error {
+		switch {
+		case a.Moves != id || a.Moving.Phase != from:
+		case to == policy.MoveNone:
+			a.Moving = policy.Moving{}
+		default:
+			if a.Moving.Phase = to; to == policy.MovePurging {
+				a.Region = a.Moving.To
+			}
+		}
+		return nil
+	})
+}
+
+// RetreatMove takes a cut-over back: a move that is sealed or opening becomes one that
+// copies, under the next number, so that nothing which is under way for it counts any more.
+// If the move has left these phases, or is another one, nothing is changed.
+func (s *Store) RetreatMove(ctx context.Context, name string, id uint64) (policy.Account, error) {
+	return s.move(ctx, "directory.account.move", name, func(a *policy.Account) error {
+		if a.Moves == id && (a.Moving.Phase == policy.MoveSealed || a.Moving.Phase == policy.MoveOpening) {
+			a.Moves++
+			a.Moving.Phase = policy.MoveCopying
+		}
+		return nil
+	})
+}
+
+// move changes an account, its region too.
+func (s *Store) move(ctx context.Context, op, name string, change func(*policy.Account) error) (after policy.Account, err error) {
+	err = update(ctx, s, op, "account", accountPrefix, name, accountName, func(a *policy.Account) error {
+		err := change(a)
+		after = *a
+		return err
+	})
+	return after, err
 }
 
 // UpdateDomain changes a domain, as UpdateAccount does. Name and account cannot

@@ -140,3 +140,51 @@ func TestStoreWithoutEtcd(t *testing.T) {
 	wantError(t, err, maildrop.Transient, "etcd does not answer")
 	wantError(t, s.CreateAccount(ctx, policy.Account{Name: "b", Region: "eu"}), maildrop.Maybe, "not known whether")
 }
+
+// A move is begun once, goes through its phases in their order, and changes the home in one step.
+func TestMove(t *testing.T) {
+	client, _ := etcdtest.Start(t)
+	s, ctx := NewStore(client), t.Context()
+	us := eu()
+	us.Name = "us"
+	must(t, s.PublishRegion(ctx, eu()))
+	must(t, s.PublishRegion(ctx, us))
+	must(t, s.CreateAccount(ctx, policy.Account{Name: "acme", Region: "eu"}))
+	begin := func(to string) error { _, err := s.BeginMove(ctx, "acme", to, "ann", time.Unix(1e9, 0)); return err }
+	wantError(t, begin("mars"), maildrop.NotFound, "region mars is not known here")
+	wantError(t, begin("eu"), maildrop.Invalid, "at home in eu")
+	must(t, begin("us"))
+	wantError(t, begin("us"), maildrop.Invalid, "being moved to us already")
+	wantError(t, s.UpdateAccount(ctx, "acme", func(a *policy.Account) error { a.Moving = policy.Moving{}; return nil }), maildrop.Invalid, "has to be moved")
+	must(t, s.UpdateAccount(ctx, "acme", func(a *policy.Account) error { a.Continuity = true; return nil }))
+
+	step := func(id uint64, from, to, want policy.MovePhase, home string) {
+		t.Helper()
+		a, err := s.AdvanceMove(ctx, "acme", id, from, to)
+		must(t, err)
+		if stored, err := s.Account(ctx, "acme"); err != nil || a.Moving != stored.Moving || a.Moving.Phase != want || a.Region != home {
+			t.Fatalf("%+v, stored %+v, %v", a, stored, err)
+		}
+	}
+	step(1, policy.MoveCopying, policy.MoveSealed, policy.MoveSealed, "eu")
+	step(1, policy.MoveCopying, policy.MoveAborting, policy.MoveSealed, "eu") // too late
+	step(1, policy.MoveSealed, policy.MoveOpening, policy.MoveOpening, "eu")
+	if a, err := s.RetreatMove(ctx, "acme", 1); err != nil || a.Moves != 2 || a.Moving.Phase != policy.MoveCopying {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	step(1, policy.MoveOpening, policy.MovePurging, policy.MoveCopying, "eu") // of the cut-over that was taken back
+	step(2, policy.MoveCopying, policy.MoveSealed, policy.MoveSealed, "eu")
+	step(2, policy.MoveSealed, policy.MoveOpening, policy.MoveOpening, "eu")
+	step(2, policy.MoveOpening, policy.MovePurging, policy.MovePurging, "us")
+	if a, err := s.RetreatMove(ctx, "acme", 2); err != nil || a.Moving.Phase != policy.MovePurging {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	if _, err := s.AdvanceMove(ctx, "acme", 2, policy.MoveCopying, policy.MovePurging); maildrop.KindOf(err) != maildrop.Invalid {
+		t.Fatal(err)
+	}
+	step(2, policy.MovePurging, policy.MoveNone, policy.MoveNone, "us")
+	must(t, begin("eu"))
+	if a, err := s.Account(ctx, "acme"); err != nil || a.Moves != 3 || a.Moving.From != "us" || !a.Continuity {
+		t.Fatalf("%+v, %v", a, err)
+	}
+}

@@ -83,6 +83,7 @@ import (
 	"context"
 	"io"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -363,6 +364,13 @@ type AddressRecord struct {
 	Groups   []string  // groups that continuity events can be limited to
 	Changed  time.Time // when the record was last written
 	Revision uint64    // grows with each change of the record; a session's token names the credentials' one
+}
+
+// Same reports whether two records say the same of an address. When they were written
+// is no part of it but the second that is kept of it, nor is the revision.
+func (r AddressRecord) Same(o AddressRecord) bool {
+	return r.Address == o.Address && r.Account == o.Account && r.Primary == o.Primary && r.Hash == o.Hash && r.Scram == o.Scram &&
+		r.Access == o.Access && slices.Equal(r.Groups, o.Groups) && r.Changed.Unix() == o.Changed.Unix()
 }
 
 // Registrar keeps address records.

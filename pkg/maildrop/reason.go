@@ -25,6 +25,7 @@ const (
 	ReasonNoPurpose   Reason = "no-pop"
 	ReasonRegion      Reason = "other-region"
 	ReasonChanged     Reason = "changed"
+	ReasonMoved       Reason = "moved"
 	ReasonNoAccess    Reason = "no-access"
 )
 
@@ -180,6 +181,12 @@ var meanings = []Meaning{
 		"the access to this mailbox was changed, please log in again",
 		"The password was changed, or the address was removed, while mail was being fetched.",
 		"As intended: a changed password ends the sessions that were open.",
+	},
+	{
+		ReasonMoved, ResponseTemp,
+		"this mailbox has just been moved within the service, please log in again",
+		"The mail program connects again by itself, and finds the same messages.",
+		"The account was moved to another region while mail was being fetched: account show.",
 	},
 	{
 		ReasonUnavailable, ResponseTemp,

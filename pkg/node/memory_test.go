@@ -105,7 +105,20 @@ func TestTroublesGrow(t *testing.T) {
 }
 
 // plain is a shard that does nothing.
-type plain struct{ maildrop.Service }
+type plain struct {
+	maildrop.Service
+	maildrop.Receiver
+}
+
+func (plain) Survey(context.Context, maildrop.Move) (maildrop.Survey, error) {
+	return maildrop.Survey{}, nil
+}
+
+func (plain) Push(context.Context, maildrop.Move, bool, shard.Peers, func(maildrop.Pushed)) (maildrop.Pushed, error) {
+	return maildrop.Pushed{}, nil
+}
+
+func (plain) Stage(context.Context, maildrop.Move, maildrop.Stage) error { return nil }
 
 func (plain) Epoch() uint64               { return 1 }
 func (plain) Ledger() uint32              { return 1 }

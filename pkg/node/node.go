@@ -56,6 +56,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -101,9 +102,16 @@ type Config struct {
 	Store  blob.Store
 	// Seal encrypts what is below a prefix of the store, and tells found of damage that
 	// it makes good; nil: nothing does.
-	Seal   func(ctx context.Context, store blob.Store, prefix string, found func(key string, octet int64, what string)) (blob.Store, error)
-	Rules  policy.Rules
-	Auth   *auth.Verifier
+	Seal  func(ctx context.Context, store blob.Store, prefix string, found func(key string, octet int64, what string)) (blob.Store, error)
+	Rules policy.Rules
+	Auth  *auth.Verifier
+	// Account answers what is known of an account, of its moves between regions; nil: there
+	// are none. Peers reaches the regions that accounts move to. Identify finds the ID that a
+	// stored message was delivered with: see shard.Config.
+	Account  func(name string) (policy.Account, bool)
+	Peers    shard.Peers
+	Identify func(body io.Reader) (maildrop.EnvelopeID, bool)
+
 	Etcd   *clientv3.Client // the region's
 	Gossip *gossip.Member   // nil: failures are seen by etcd's leases alone
 
@@ -160,6 +168,10 @@ type opener func(ctx context.Context, claim placement.Claim, from source) (owned
 // owned is a shard that is ours until it says otherwise. *shard.Shard is one.
 type owned interface {
 	maildrop.Service
+	maildrop.Receiver
+	Survey(ctx context.Context, move maildrop.Move) (maildrop.Survey, error)
+	Push(ctx context.Context, move maildrop.Move, final bool, peers shard.Peers, progress func(maildrop.Pushed)) (maildrop.Pushed, error)
+	Stage(ctx context.Context, move maildrop.Move, stage maildrop.Stage) error
 	Epoch() uint64
 	Ledger() uint32
 	Stats() shard.Stats
@@ -212,6 +224,7 @@ func (n *Node) shardConfig(number int, store blob.Store) shard.Config {
 		Region: c.Region, Number: number, Node: c.Name, Store: store, Rules: c.Rules, Verify: c.Auth.Verify,
 		Log: c.Log, Metrics: n.metrics.shards, CacheBytes: c.CacheBytes / int64(c.Shards),
 		Budget: n.budget, Refusals: &n.refusals, Repack: n.repack,
+		Account: c.Account, Identify: c.Identify,
 	}
 }
 

@@ -76,6 +76,50 @@ type Account struct {
 	// LoginDelaySeconds is the least time between two logins of one user (RFC 2449
 	// section 6.5); 0: none.
 	LoginDelaySeconds int `json:"login_delay_seconds,omitempty"`
+	// Moves counts the account's moves between regions; it is the number of the latest.
+	Moves uint64 `json:"moves,omitempty"`
+	// Moving is the move that is under way; zero: none is.
+	Moving Moving `json:"moving,omitzero"`
+}
+
+// Moving is a move of an account to another region, and how far it has come.
+type Moving struct {
+	From  string    `json:"from"`
+	To    string    `json:"to"`
+	Phase MovePhase `json:"phase"`
+	Since time.Time `json:"since"`
+	By    string    `json:"by"` // who began it
+}
+
+// MovePhase is how far a move has come. Each begins with this word in the account's
+// record, and what it allows is done after that.
+type MovePhase string
+
+// The phases, in their order. A move can be given up in the first two.
+const (
+	MoveNone     MovePhase = ""         // no move is under way
+	MoveCopying  MovePhase = "copying"  // served from where it is, while it is copied
+	MoveSealed   MovePhase = "sealed"   // nobody is served: the last difference is copied
+	MoveOpening  MovePhase = "opening"  // all is copied: the other region gets ready
+	MovePurging  MovePhase = "purging"  // served from the other region; removed from this one
+	MoveAborting MovePhase = "aborting" // given up: what was copied is removed
+)
+
+// MoveStep reports whether a phase may follow another one.
+func MoveStep(from, to MovePhase) bool {
+	switch from {
+	case MoveNone:
+		return to == MoveCopying
+	case MoveCopying:
+		return to == MoveSealed || to == MoveAborting
+	case MoveSealed:
+		return to == MoveOpening || to == MoveAborting
+	case MoveOpening:
+		return to == MovePurging
+	case MovePurging, MoveAborting:
+		return to == MoveNone
+	}
+	return false
 }
 
 // When an address is locked out, unless its account says otherwise.

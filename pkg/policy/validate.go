@@ -61,7 +61,7 @@ func (a Account) Validate() error {
 	}
 	errs = append(errs, checkSetting("lockout_tries", a.LockoutTries, MinLockoutTries, MaxLockoutTries),
 		checkSetting("lockout_minutes", a.LockoutMinutes, 1, MaxLockoutMinutes),
-		checkSetting("login_delay_seconds", a.LoginDelaySeconds, 1, MaxLoginDelay))
+		checkSetting("login_delay_seconds", a.LoginDelaySeconds, 1, MaxLoginDelay), a.checkMoving())
 	seen := make(map[string]bool, len(a.Events))
 	for _, e := range a.Events {
 		errs = append(errs, e.Validate())
@@ -80,6 +80,30 @@ func checkSetting(what string, n, least, most int) error {
 	}
 	return nil
 }
+
+// checkMoving holds the home region against the move that is under way.
+func (a Account) checkMoving() error {
+	m := a.Moving
+	if m == (Moving{}) {
+		return nil
+	}
+	home := m.From
+	if m.Phase == MovePurging {
+		home = m.To
+	}
+	switch {
+	case MoveStep(MoveNone, m.Phase), MoveStep(MoveCopying, m.Phase), MoveStep(MoveSealed, m.Phase), MoveStep(MoveOpening, m.Phase):
+	default:
+		return fmt.Errorf("a move in phase %s: there is no such phase", quote(string(m.Phase)))
+	}
+	if a.Moves == 0 || m.From == m.To || home != a.Region || len(m.By) > maxMover {
+		return fmt.Errorf("a move from %s to %s in phase %s doesn't fit an account whose home is %s", quote(m.From), quote(m.To), m.Phase, quote(a.Region))
+	}
+	return errors.Join(CheckName("region", m.From), CheckName("region", m.To))
+}
+
+// maxMover is the longest identity of an operator, in octets.
+const maxMover = 255
 
 func checkNetwork(i int, network netip.Prefix) error {
 	switch {

@@ -73,6 +73,7 @@ var afrikaans = language{
 		maildrop.ReasonLoginDelay:     "die vorige aanmelding is te onlangs; probeer oor {wait} weer, en laat u posprogram minder dikwels kyk",
 		maildrop.ReasonNoAccess:       "toegang tot hierdie posbus is nie moontlik nie, vra asseblief u administrateur",
 		maildrop.ReasonChanged:        "die toegang tot hierdie posbus is verander, meld asseblief weer aan",
+		maildrop.ReasonMoved:          "hierdie posbus is pas binne die diens verskuif, meld asseblief weer aan",
 		maildrop.ReasonUnavailable:    "u posbus kan nie nou bereik word nie, probeer asseblief oor 'n minuut weer",
 		maildrop.ReasonNoListing:      "die lys kan nie nou gelees word nie, probeer asseblief oor 'n minuut weer",
 		maildrop.ReasonNoMessage:      "hierdie boodskap kan nie nou gelees word nie, probeer asseblief oor 'n minuut weer",

@@ -73,6 +73,7 @@ var dutch = language{
 		maildrop.ReasonLoginDelay:     "de vorige aanmelding is te kort geleden; probeer het over {wait} opnieuw, en laat uw mailprogramma minder vaak kijken",
 		maildrop.ReasonNoAccess:       "toegang tot deze postbus is niet mogelijk, vraag het uw beheerder",
 		maildrop.ReasonChanged:        "de toegang tot deze postbus is gewijzigd, meld u opnieuw aan",
+		maildrop.ReasonMoved:          "deze postbus is zojuist binnen de dienst verplaatst, meld u opnieuw aan",
 		maildrop.ReasonUnavailable:    "uw postbus is op dit moment niet bereikbaar, probeer het over een minuut opnieuw",
 		maildrop.ReasonNoListing:      "de lijst is op dit moment niet leesbaar, probeer het over een minuut opnieuw",
 		maildrop.ReasonNoMessage:      "dit bericht is op dit moment niet leesbaar, probeer het over een minuut opnieuw",

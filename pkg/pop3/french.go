@@ -74,6 +74,7 @@ var french = language{
 		maildrop.ReasonLoginDelay:     "la dernière connexion est trop récente; réessayez dans {wait}, et faites relever votre courrier moins souvent",
 		maildrop.ReasonNoAccess:       "l'accès à cette boîte n'est pas possible, veuillez consulter votre administrateur",
 		maildrop.ReasonChanged:        "l'accès à cette boîte a été modifié, veuillez vous identifier de nouveau",
+		maildrop.ReasonMoved:          "cette boîte vient d'être déplacée au sein du service, veuillez vous identifier de nouveau",
 		maildrop.ReasonUnavailable:    "votre boîte est inaccessible pour le moment, veuillez réessayer dans une minute",
 		maildrop.ReasonNoListing:      "la liste est illisible pour le moment, veuillez réessayer dans une minute",
 		maildrop.ReasonNoMessage:      "ce message est illisible pour le moment, veuillez réessayer dans une minute",

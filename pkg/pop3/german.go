@@ -73,6 +73,7 @@ var german = language{
 		maildrop.ReasonLoginDelay:     "die letzte Anmeldung ist zu kurz her; versuchen Sie es in {wait} wieder, und lassen Sie Ihr Mailprogramm seltener nachsehen",
 		maildrop.ReasonNoAccess:       "der Zugang zu diesem Postfach ist nicht möglich, bitte fragen Sie Ihren Administrator",
 		maildrop.ReasonChanged:        "der Zugang zu diesem Postfach wurde geändert, bitte melden Sie sich neu an",
+		maildrop.ReasonMoved:          "dieses Postfach wurde gerade innerhalb des Dienstes verlegt, bitte melden Sie sich neu an",
 		maildrop.ReasonUnavailable:    "Ihr Postfach ist im Moment nicht erreichbar, bitte in einer Minute wieder versuchen",
 		maildrop.ReasonNoListing:      "die Liste ist im Moment nicht lesbar, bitte in einer Minute wieder versuchen",
 		maildrop.ReasonNoMessage:      "diese Nachricht ist im Moment nicht lesbar, bitte in einer Minute wieder versuchen",

@@ -27,6 +27,9 @@ const (
 	errandRoutes                 // of a process that starts without etcd
 	errandCensus                 // on what a node serves, for an operator
 	errandHeir                   // of a node that hands a shard over
+	errandPush                   // on mailboxes that move away, for an operator
+	errandStage                  // on how far a move has come in a shard
+	errandArrival                // of a mailbox from another region
 )
 
 func errandOf(method string) errand {
@@ -52,6 +55,13 @@ func errandOf(method string) errand {
 		return errandCensus
 	case posternv1.Heir_Prepare_FullMethodName:
 		return errandHeir
+	case posternv1.Transfer_Push_FullMethodName:
+		return errandPush
+	case posternv1.Transfer_Survey_FullMethodName, posternv1.Transfer_Stage_FullMethodName:
+		return errandStage
+	case posternv1.Transfer_Inventory_FullMethodName, posternv1.Transfer_Receive_FullMethodName,
+		posternv1.Transfer_ReceiveAddress_FullMethodName, posternv1.Transfer_Withdraw_FullMethodName:
+		return errandArrival
 	}
 	if strings.HasPrefix(method, adminPrefix) || strings.HasPrefix(method, regionPrefix) {
 		return errandAdmin
@@ -60,9 +70,10 @@ func errandOf(method string) errand {
 }
 
 // NodeAllow says who may call a mailbox node: fronts of its region for sessions,
-// address records and the deliveries and imports that they relay as a gateway;
-// intakes of its region for deliveries; processes of its region for routes; its other
-// nodes for what they hand over; operators for the Admin service. Nobody else, and nothing else.
+// address records, moves between regions, and the deliveries and imports that they relay
+// as a gateway; intakes of its region for deliveries; processes of its region for routes; its
+// other nodes for what they hand over; operators for the Admin service. Nobody else, and
+// nothing else.
 func NodeAllow(region string) func(Identity, string) error {
 	return func(id Identity, method string) error {
 		switch e := errandOf(method); {
@@ -83,7 +94,8 @@ func NodeAllow(region string) func(Identity, string) error {
 // GatewayAllow says who may call a region's gateway: fronts of any region for
 // sessions, address records and the imports of their operators; intakes of any
 // region for deliveries; processes of its own region for routes; operators for the
-// Admin service. Nobody else, and nothing else.
+// Admin service; in a move, fronts of any region for its stages, and mailbox nodes of others
+// for what they hand over. Nobody else, and nothing else.
 func GatewayAllow(region string) func(Identity, string) error {
 	return func(id Identity, method string) error {
 		switch e := errandOf(method); {
@@ -94,6 +106,8 @@ func GatewayAllow(region string) func(Identity, string) error {
 		case id.Role == RoleIntake && (e == errandAccept || e == errandDelivery):
 			return nil
 		case ofProcess(id) && id.Region == region && e == errandRoutes:
+			return nil
+		case id.Role == RoleFront && e == errandStage, id.Role == RoleMailbox && id.Region != region && e == errandArrival:
 			return nil
 		}
 		return fmt.Errorf("%s may not call %s at the gateway of %s", id, method, region)

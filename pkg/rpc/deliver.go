@@ -17,27 +17,31 @@ import (
 // handed over nothing can have been stored, whatever breaks.
 func (c *Client) Deliver(ctx context.Context, envelope maildrop.Envelope, body maildrop.Body) error {
 	const op = "rpc.deliver"
-	if body.Wire() > maxBody {
-		return &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: fmt.Errorf("body of %d octets, the most is %d", body.Wire(), maxBody)}
-	}
-	if body.Wire() <= chunkOctets && !imported(envelope) && c.feedable() {
+	method := posternv1.Maildrop_Deliver_FullMethodName
+	if imported(envelope) {
+		method = posternv1.Maildrop_Import_FullMethodName
+	} else if body.Wire() <= chunkOctets && c.feedable() {
 		if err := c.deliverFed(ctx, op, envelope, body); !errors.Is(err, errFeedless) {
 			return err
 		}
+	}
+	return c.deliver(ctx, op, method, envelopeToWire(envelope, body), body)
+}
+
+// deliver sends an envelope and a body to a method that takes them.
+func (c *Client) deliver(ctx context.Context, op, method string, envelope *posternv1.Envelope, body maildrop.Body) error {
+	if body.Wire() > maxBody {
+		return &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: fmt.Errorf("body of %d octets, the most is %d", body.Wire(), maxBody)}
 	}
 	r, err := body.Open()
 	if err != nil {
 		return &maildrop.Error{Op: op, Kind: maildrop.Transient, Err: err}
 	}
 	defer r.Close()
-	method := posternv1.Maildrop_Deliver_FullMethodName
-	if imported(envelope) {
-		method = posternv1.Maildrop_Import_FullMethodName
-	}
 	desc := &grpc.StreamDesc{ClientStreams: true}
 	return c.stream(ctx, op, method, desc, false, func(stream grpc.ClientStream) error {
 		d := &departure{stream: stream, chunks: c.pool.chunks, body: r, left: body.Wire()}
-		err := d.send(envelopeToWire(envelope, body))
+		err := d.send(envelope)
 		var local *maildrop.Error
 		if errors.As(err, &local) {
 			return err

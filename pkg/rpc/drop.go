@@ -44,10 +44,20 @@ func (d *drop) List(ctx context.Context) (*maildrop.Listing, error) {
 	if d.listing != nil {
 		return d.listing, nil
 	}
-	count := min(d.info.Count, maxListing)
-	l := maildrop.NewListing(count, count*typicalUID)
 	in := &posternv1.ListRequest{Address: string(d.info.Address), Token: d.token}
-	err := d.client.answers(ctx, op, posternv1.Maildrop_List_FullMethodName, in, func(stream grpc.ClientStream) error {
+	l, err := d.client.listing(ctx, op, posternv1.Maildrop_List_FullMethodName, in, d.info.Count)
+	if err != nil {
+		return nil, err
+	}
+	d.listing = l
+	return l, nil
+}
+
+// listing asks for a listing of so many messages, about.
+func (c *Client) listing(ctx context.Context, op, method string, in any, count int) (*maildrop.Listing, error) {
+	count = min(count, maxListing)
+	l := maildrop.NewListing(count, count*typicalUID)
+	err := c.answers(ctx, op, method, in, func(stream grpc.ClientStream) error {
 		var part posternv1.Listing
 		if err := stream.RecvMsg(&part); err != nil {
 			return err
@@ -64,7 +74,6 @@ func (d *drop) List(ctx context.Context) (*maildrop.Listing, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.listing = l
 	return l, nil
 }
 

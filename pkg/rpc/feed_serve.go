@@ -169,7 +169,7 @@ func (s *maildropServer) takeWhole(ctx context.Context, p *parcel) error {
 	if body.wire != uint64(p.size()) {
 		return invalid(op, fmt.Sprintf("%v: %d octets of %d", errBodyLength, p.size(), body.wire))
 	}
-	if err := s.hold(op, body); err != nil {
+	if err := s.room.hold(op, body); err != nil {
 		return err
 	}
 	defer s.room.give(int64(body.wire))

@@ -6,12 +6,13 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
 
 	"github.com/postern-pop/postern/pkg/maildrop"
 	posternv1 "github.com/postern-pop/postern/proto/postern/v1"
 )
 
-// methodOther is the label of methods that aren't Maildrop's.
+// methodOther is the label of methods that aren't Maildrop's or Transfer's.
 const methodOther = "other"
 
 // meter counts calls on one side, by method and kind. Its labels are bounded by
@@ -48,12 +49,13 @@ func newMeter(registry prometheus.Registerer, side string, log *slog.Logger) *me
 		return m
 	}
 	m.methods = map[string]*methodMeter{methodOther: newMethodMeter(calls, durations, methodOther)}
-	desc := posternv1.Maildrop_ServiceDesc
-	for _, method := range desc.Methods {
-		m.methods["/"+desc.ServiceName+"/"+method.MethodName] = newMethodMeter(calls, durations, method.MethodName)
-	}
-	for _, stream := range desc.Streams {
-		m.methods["/"+desc.ServiceName+"/"+stream.StreamName] = newMethodMeter(calls, durations, stream.StreamName)
+	for _, desc := range []grpc.ServiceDesc{posternv1.Maildrop_ServiceDesc, posternv1.Transfer_ServiceDesc} {
+		for _, method := range desc.Methods {
+			m.methods["/"+desc.ServiceName+"/"+method.MethodName] = newMethodMeter(calls, durations, method.MethodName)
+		}
+		for _, stream := range desc.Streams {
+			m.methods["/"+desc.ServiceName+"/"+stream.StreamName] = newMethodMeter(calls, durations, stream.StreamName)
+		}
 	}
 	return m
 }

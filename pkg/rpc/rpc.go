@@ -48,6 +48,11 @@
 //
 // # Decisions
 //
+//   - 2026-11-25: an account's move between regions is a service of its own, Transfer. What
+//     is handed over is taken at a gateway from mailbox nodes of other regions alone, and there
+//     from those of the region that the account's record says it leaves. Fronts of any region bring
+//     shards to a stage, which the shards hold against that record. Refused: Import and PutAddress
+//     for it, which any front may call for any account.
 //   - 2026-11-23: message bodies don't pass through the protobuf codec. The wire
 //     format is the one in the .proto file, byte for byte (a test compares), but
 //     the octets are framed where they lie and handed on in the pieces they came

@@ -82,6 +82,10 @@ func (s *maildropServer) List(in *posternv1.ListRequest, stream grpc.ServerStrea
 	if err != nil {
 		return err
 	}
+	return sendListing(stream, l)
+}
+
+func sendListing(stream grpc.ServerStreamingServer[posternv1.Listing], l *maildrop.Listing) error {
 	for from := 0; from < l.Len(); from += listingChunk {
 		if err := stream.Send(listingToWire(l, from, min(from+listingChunk, l.Len()))); err != nil {
 			return err
@@ -199,27 +203,34 @@ func (s *maildropServer) take(op string, stream deliveryStream, check func(maild
 	if err != nil {
 		return err
 	}
-	body := &arrival{stream: stream, wire: first.GetEnvelope().GetWire(), size: first.GetEnvelope().GetSize()}
+	return s.room.arrive(op, stream, first.GetEnvelope(), func(body maildrop.Body) error {
+		return s.service.Deliver(stream.Context(), envelope, body)
+	})
+}
+
+// arrive receives a body, whole if it is small, and answers when it was used.
+func (r *room) arrive(op string, stream deliveryStream, envelope *posternv1.Envelope, use func(maildrop.Body) error) error {
+	body := &arrival{stream: stream, wire: envelope.GetWire(), size: envelope.GetSize()}
 	if body.wire <= maxBuffered {
-		if err := s.hold(op, body); err != nil {
+		if err := r.hold(op, body); err != nil {
 			return err
 		}
-		defer s.room.give(int64(body.wire))
+		defer r.give(int64(body.wire))
 		if err := body.readAll(); err != nil {
 			return err
 		}
 	}
 	defer body.close()
-	if err := s.service.Deliver(stream.Context(), envelope, body); err != nil {
+	if err := use(body); err != nil {
 		return err
 	}
 	return stream.SendAndClose(&posternv1.DeliverResponse{})
 }
 
 // hold takes the memory for a body.
-func (s *maildropServer) hold(op string, body *arrival) error {
-	if !s.room.take(int64(body.wire)) {
-		return &maildrop.Error{Op: op, Kind: maildrop.Busy, Err: fmt.Errorf("more than %d octets of mail are arriving", s.room.limit)}
+func (r *room) hold(op string, body *arrival) error {
+	if !r.take(int64(body.wire)) {
+		return &maildrop.Error{Op: op, Kind: maildrop.Busy, Err: fmt.Errorf("more than %d octets of mail are arriving", r.limit)}
 	}
 	return nil
 }

@@ -29,7 +29,9 @@ type ServerConfig struct {
 	Snapshots Snapshots                     // for processes that start without etcd; nil: none
 	Holdings  func() []*posternv1.ShardInfo // what this node serves; nil: no node
 	// Prepare makes this node ready for a shard that its owner will hand to it; nil: no node.
-	Prepare func(ctx context.Context, shard int) error
+	Prepare  func(ctx context.Context, shard int) error
+	Mover    maildrop.Mover    // with Receiver: moves accounts between regions; nil: none
+	Receiver maildrop.Receiver //
 	// BodyBytes is the memory for bodies of up to 1 MiB that are read whole before they
 	// are delivered, in octets; beyond it Deliver is Busy. 0: 256 MiB.
 	BodyBytes  int64
@@ -76,13 +78,17 @@ func NewServer(config ServerConfig) *Server {
 		}),
 		grpc.WaitForHandlers(true),
 	)
+	bodies := &room{limit: config.BodyBytes}
 	posternv1.RegisterMaildropServer(s.grpc, &maildropServer{
-		service: config.Service, room: &room{limit: config.BodyBytes},
+		service: config.Service, room: bodies,
 		chunks: &chunks{size: chunkOctets}, small: &chunks{size: smallChunk},
 		meter: s.meter, stopping: s.stopping,
 	})
 	if config.Snapshots != nil {
 		posternv1.RegisterRoutesServer(s.grpc, &routesServer{snapshots: config.Snapshots})
+	}
+	if config.Mover != nil && config.Receiver != nil {
+		posternv1.RegisterTransferServer(s.grpc, &transferServer{mover: config.Mover, receiver: config.Receiver, room: bodies})
 	}
 	if config.Holdings != nil {
 		posternv1.RegisterCensusServer(s.grpc, &censusServer{holdings: config.Holdings})

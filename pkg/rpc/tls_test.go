@@ -6,6 +6,8 @@ import (
 	"errors"
 	"testing"
 
+	"google.golang.org/grpc"
+
 	"github.com/postern-pop/postern/pkg/maildrop"
 	"github.com/postern-pop/postern/pkg/rpc"
 	posternv1 "github.com/postern-pop/postern/proto/postern/v1"
@@ -22,27 +24,30 @@ func TestAllow(t *testing.T) {
 		routes   = posternv1.Routes_Snapshot_FullMethodName
 		census   = posternv1.Census_Holdings_FullMethodName
 		heir     = posternv1.Heir_Prepare_FullMethodName
+		push     = posternv1.Transfer_Push_FullMethodName
+		stage    = posternv1.Transfer_Stage_FullMethodName
+		arrival  = posternv1.Transfer_Receive_FullMethodName
 		region   = "/postern.v1.Region/DrainNode"
 		admin    = "/postern.v1.Admin/CreateAccount"
 		other    = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 	)
 	for _, c := range []struct {
 		region, role  string
-		node, gateway string // s, q, d, i, a, r, c, h, A: what is allowed
+		node, gateway string // s, q, d, i, a, r, c, h, p, t, v, A: what is allowed
 	}{
-		{"eu", rpc.RoleFront, "sqdiarc", "sqiar"},
-		{"us", rpc.RoleFront, "", "sqia"},
+		{"eu", rpc.RoleFront, "sqdiarcptv", "sqiart"},
+		{"us", rpc.RoleFront, "", "sqiat"},
 		{"eu", rpc.RoleIntake, "qdr", "qdr"},
 		{"us", rpc.RoleIntake, "", "qd"},
 		{"eu", rpc.RoleMailbox, "rh", "r"},
-		{"us", rpc.RoleMailbox, "", ""},
+		{"us", rpc.RoleMailbox, "", "v"},
 		{"eu", rpc.RoleOperator, "A", "A"},
 		{"us", rpc.RoleOperator, "A", "A"},
 		{"eu", "", "", ""},
 	} {
 		id := rpc.Identity{Region: c.region, Role: c.role, Name: "x"}
 		for server, allow := range map[string]func(rpc.Identity, string) error{c.node + "|node": rpc.NodeAllow("eu"), c.gateway + "|gateway": rpc.GatewayAllow("eu")} {
-			for method, letter := range map[string]byte{session: 's', accept: 'q', delivery: 'd', imported: 'i', address: 'a', routes: 'r', admin: 'A', census: 'c', heir: 'h', region: 'A', other: '?'} {
+			for method, letter := range map[string]byte{session: 's', accept: 'q', delivery: 'd', imported: 'i', address: 'a', routes: 'r', admin: 'A', census: 'c', heir: 'h', push: 'p', stage: 't', arrival: 'v', region: 'A', other: '?'} {
 				want := false
 				for i := 0; server[i] != '|'; i++ {
 					want = want || server[i] == letter
@@ -55,19 +60,20 @@ func TestAllow(t *testing.T) {
 	}
 }
 
-// Every method of the service is somebody's: none was forgotten in the table.
+// Every method of the services is somebody's: none was forgotten in the table.
 func TestAllowKnowsEveryMethod(t *testing.T) {
-	desc := posternv1.Maildrop_ServiceDesc
-	var names []string
-	for _, m := range desc.Methods {
-		names = append(names, m.MethodName)
-	}
-	for _, s := range desc.Streams {
-		names = append(names, s.StreamName)
-	}
-	for _, name := range names {
-		if err := rpc.NodeAllow("eu")(front, "/"+desc.ServiceName+"/"+name); err != nil {
-			t.Error(err)
+	for _, desc := range []grpc.ServiceDesc{posternv1.Maildrop_ServiceDesc, posternv1.Transfer_ServiceDesc} {
+		var names []string
+		for _, m := range desc.Methods {
+			names = append(names, m.MethodName)
+		}
+		for _, s := range desc.Streams {
+			names = append(names, s.StreamName)
+		}
+		for _, name := range names {
+			if err := rpc.NodeAllow("eu")(front, "/"+desc.ServiceName+"/"+name); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 }

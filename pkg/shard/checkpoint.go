@@ -30,6 +30,8 @@ import (
 //	e  epochs    count 4, count × (position 8, what UIDs say from there on 4); left out
 //	             while they say nothing
 //	i  imports   count 4, count × (hash 8, position 8, repeat 8)
+//	v  moves     count 4, count × (account (text), number of the move 8, stage 1); left out
+//	             while there are none
 //	p  packs     next number 4, count 4, count × (number 4, class 1,
 //	             messages 4, object's name)
 //
@@ -46,6 +48,8 @@ import (
 //     skipped. A mailbox's pieces are written in order, and nothing is ever inserted
 //     among its messages.
 //   - The first removal of a message stands.
+//   - A move's stages only go forward. A withdrawal forgets a UID only where it is still
+//     that of the message that it names.
 //   - Places, records and UIDs: whatever the piece had seen comes again, in order,
 //     up to what it had seen last.
 //   - The packs and the UIDs are written last: what a message names is there.
@@ -56,6 +60,7 @@ const (
 	sectionMailbox = 'm'
 	sectionMints   = 'e'
 	sectionImports = 'i'
+	sectionMoves   = 'v'
 	sectionPacks   = 'p'
 
 	messageOctets = 38
@@ -83,7 +88,7 @@ func (s *state) parts(last ledger.Position, lock sync.Locker, cut chunks) iter.S
 		defer lock.Unlock()
 		e := &encoder{state: s, lock: lock, cut: cut, yield: yield, part: []byte{checkpointVersion}, oldest: s.last}
 		e.head(last)
-		if e.mailboxes() && e.mints() && e.imports() && e.packs() {
+		if e.mailboxes() && e.mints() && e.imports() && e.moves() && e.packs() {
 			e.flush()
 		}
 	}
@@ -291,6 +296,20 @@ func (e *encoder) imports() bool {
 	}
 	e.close(at, count)
 	return e.rest(int(count))
+}
+
+// moves writes what is known of accounts that moved.
+func (e *encoder) moves() bool {
+	if len(e.state.moves) == 0 {
+		return true
+	}
+	at := e.open(sectionMoves)
+	for account, one := range e.state.moves {
+		e.part = binary.LittleEndian.AppendUint64(appendText(e.part, account), one.id)
+		e.part = append(e.part, byte(one.stage))
+	}
+	e.close(at, uint32(len(e.state.moves)))
+	return e.rest(len(e.state.moves))
 }
 
 func (e *encoder) packs() bool {

@@ -29,6 +29,8 @@ func (s *state) Load(part []byte) error {
 			s.loadMints(r)
 		case sectionImports:
 			s.loadImports(r)
+		case sectionMoves:
+			s.loadMoves(r)
 		case sectionPacks:
 			s.loadPacks(r)
 		default:
@@ -204,6 +206,19 @@ func (s *state) loadImports(r *partReader) {
 	for ; len(raw) > 0; raw = raw[importOctets:] {
 		s.imports[binary.LittleEndian.Uint64(raw)] = imported{
 			position: ledger.Position(binary.LittleEndian.Uint64(raw[8:])), repeat: binary.LittleEndian.Uint64(raw[16:]),
+		}
+	}
+}
+
+func (s *state) loadMoves(r *partReader) {
+	s.loading.Lock()
+	defer s.loading.Unlock()
+	for count := r.u32(); count > 0 && !r.bad; count-- {
+		account := string(r.text())
+		one := moved{r.u64(), maildrop.Stage(r.u8())}
+		_, twice := s.moves[account]
+		if r.bad = r.bad || twice || account == "" || one.id == 0 || one.stage == maildrop.StageNone || !one.stage.Known(); !r.bad {
+			s.moves[account] = one
 		}
 	}
 }

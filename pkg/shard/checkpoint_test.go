@@ -25,6 +25,7 @@ type seen struct {
 	boxes               map[maildrop.Address]seenBox
 	imports             map[uint64]imported
 	packs               map[string]pack
+	moves               map[string]moved
 }
 
 type seenBox struct {
@@ -45,7 +46,7 @@ type seenMessage struct {
 
 func see(s *state) seen {
 	all := seen{last: s.last, addresses: s.addresses, messages: s.messages, boxes: map[maildrop.Address]seenBox{},
-		imports: s.imports, packs: map[string]pack{}}
+		imports: s.imports, packs: map[string]pack{}, moves: s.moves}
 	for _, p := range s.packs.table {
 		all.packs[p.object] = p
 	}
@@ -80,7 +81,12 @@ func (h *history) next() ledger.Entry {
 	h.now = h.now.Add(rapid.SampledFrom([]time.Duration{0, time.Minute, 13 * time.Hour}).Draw(h.T, "wait"))
 	e := ledger.Entry{Position: ledger.At(h.at, rapid.Uint16Max(3).Draw(h.T, "index"))}
 	address := drawAddress(h.T)
-	switch rapid.IntRange(0, 9).Draw(h.T, "kind") {
+	switch rapid.IntRange(0, 11).Draw(h.T, "kind") {
+	case 10:
+		e.Record = &ledger.Withdrawal{Mailbox: string(address), Messages: h.some(address), Time: h.now}
+	case 11:
+		e.Record = &ledger.Move{Account: rapid.SampledFrom([]string{"a", "b"}).Draw(h.T, "account"), ID: rapid.Uint64Range(1, 3).Draw(h.T, "move"),
+			Stage: uint8(rapid.IntRange(1, 6).Draw(h.T, "stage")), Time: h.now}
 	case 0:
 		e.Record = &ledger.Address{Address: string(address), Removed: rapid.Bool().Draw(h.T, "removed"), Account: "a", Time: h.now}
 	case 1:
@@ -98,7 +104,7 @@ func (h *history) next() ledger.Entry {
 		d := &ledger.Delivery{Mailbox: string(address), ID: maildrop.RandomID(), Class: 2, Received: h.now, Size: 10, Wire: 10}
 		switch rapid.IntRange(0, 3).Draw(h.T, "delivery") {
 		case 0:
-			d.UID = fmt.Sprint("uid", h.at)
+			d.UID = fmt.Sprint("uid", h.at%5) // some come back
 		case 1:
 			d.Object = fmt.Sprint("object", h.at)
 		}

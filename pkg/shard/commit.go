@@ -39,6 +39,11 @@ type request struct {
 	octets int64     // reserved
 	key    *delivery // of a delivery, for repetitions
 	ended  func()    // called when the request is off the books; nil: nobody cares
+	// passes is asked when the request is queued, and its error is the answer; nil: it passes.
+	passes func() error
+	// last: it is written when all that was queued before it has landed. Appends that are
+	// under way at once may get their sequences in any order.
+	last bool
 
 	waiting int           // callers
 	sent    bool          // in the batch that is being written: it can't be taken back
@@ -152,6 +157,12 @@ func (c *committer) submit(r *request) (*request, error) {
 		c.strike(r)
 		return nil, &maildrop.Error{Op: "shard.commit", Kind: maildrop.NotOwner, Err: errStopped}
 	}
+	if r.passes != nil {
+		if err := r.passes(); err != nil {
+			c.strike(r)
+			return nil, err
+		}
+	}
 	r.waiting, r.done = 1, make(chan struct{})
 	c.queue = append(c.queue, r)
 	c.waiting += r.octets
@@ -253,6 +264,9 @@ func (c *committer) launch(ctx context.Context) time.Duration {
 		if queued == 0 || c.tail() >= maxTail {
 			return 0
 		}
+		if c.flying.inFlight > 0 && c.lastIsNext() {
+			return 0
+		}
 		now := time.Now()
 		pause, may := c.flying.pause(now, octets)
 		if !may || pause > 0 {
@@ -267,6 +281,13 @@ func (c *committer) launch(ctx context.Context) time.Duration {
 		c.flying.started = now
 		go func() { c.flying.landings <- c.write(ctx, batch) }()
 	}
+}
+
+// lastIsNext reports whether what is written next has to wait for all before it.
+func (c *committer) lastIsNext() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.queue) > 0 && c.queue[0].last
 }
 
 func (c *committer) load() (requests int, octets int64) {
@@ -284,7 +305,7 @@ func (c *committer) take() []*request {
 		return nil
 	}
 	n, octets := 0, int64(0)
-	for n < len(c.queue) && n < maxBatchRecords && (n == 0 || octets+c.queue[n].octets <= maxBatchOctets) {
+	for n < len(c.queue) && n < maxBatchRecords && (n == 0 || !c.queue[n].last && octets+c.queue[n].octets <= maxBatchOctets) {
 		c.queue[n].sent = true
 		octets += c.queue[n].octets
 		n++

@@ -34,6 +34,9 @@ func (s *Shard) Accept(ctx context.Context, to maildrop.Recipient) error {
 	if err := s.confirm(ctx, op); err != nil {
 		return err
 	}
+	if err := s.here(op, to.Address); err != nil {
+		return err
+	}
 	_, err := s.keep(to.Address, time.Now())
 	return failed(op, err)
 }
@@ -99,6 +102,9 @@ func (s *Shard) deliver(ctx context.Context, envelope maildrop.Envelope, body ma
 	if err := s.confirm(ctx, "shard.deliver"); err != nil {
 		return resultDeferred, err
 	}
+	if err := s.here("shard.deliver", envelope.To); err != nil {
+		return resultDeferred, err
+	}
 	key := s.key(envelope)
 	switch repeated, err := s.known(key); {
 	case err != nil:
@@ -115,7 +121,7 @@ func (s *Shard) deliver(ctx context.Context, envelope maildrop.Envelope, body ma
 		err = s.store(ctx, &key, body, ledger.Delivery{
 			Mailbox: string(envelope.To), UID: string(key.uid), ID: envelope.ID, Class: uint8(class),
 			Received: envelope.Received, Size: body.Size(), Wire: body.Wire(),
-		})
+		}, s.guardedBy("shard.deliver", envelope.To))
 	}
 	switch {
 	case err == nil:
@@ -179,8 +185,8 @@ func checkDate(received time.Time, class maildrop.Class, now time.Time) error {
 		Text: fmt.Sprintf("the message is older than the %d days that it would be kept", class.Days())}
 }
 
-// store reads or uploads the body, then commits the delivery.
-func (s *Shard) store(ctx context.Context, key *delivery, body maildrop.Body, d ledger.Delivery) error {
+// store reads or uploads the body, then commits the delivery, if it passes.
+func (s *Shard) store(ctx context.Context, key *delivery, body maildrop.Body, d ledger.Delivery, passes func() error) error {
 	inline := d.Wire <= ledger.MaxInline
 	octets := int64(requestOverhead)
 	if inline {
@@ -189,7 +195,7 @@ func (s *Shard) store(ctx context.Context, key *delivery, body maildrop.Body, d 
 	if err := s.commits.reserve(octets); err != nil {
 		return err
 	}
-	r := &request{octets: octets, key: key}
+	r := &request{octets: octets, key: key, passes: passes}
 	var err error
 	if inline {
 		r.draft.Body, err = readBody(body)

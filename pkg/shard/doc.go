@@ -42,6 +42,9 @@
 //   - Every password and every proof is verified inside guarded, which counts and locks
 //     out: see package guard. What it counts, and the latest attempts, are in memory, and
 //     begin anew with each owner. Explain's verdict is what Open would say.
+//   - While its account moves between regions a mailbox is as far as the last stage's
+//     entry in the ledger says: see maildrop.Stage. What was acknowledged before an account was
+//     sealed is in the state when Stage returns, and nothing is acknowledged afterwards.
 //   - No lock is held while a password is verified or storage is waited for.
 //
 // # The life of a body
@@ -59,6 +62,32 @@
 //
 // # Decisions
 //
+//   - 2026-11-25: a move between regions is driven by stages that each shard writes into
+//     its ledger, numbered by the move, and that only go forward. So calls that come late, from a
+//     front that was stopped or a second command, change nothing, whatever is known of etcd there. A
+//     stage also has to be what the account's record in the directory says, as this node knows
+//     it: a front alone can neither seal, discard nor purge anything. Refused: a seal in etcd,
+//     which an owner hears of some time later; and leases.
+//   - 2026-11-25: a stage's entry is written when all that was queued before it has landed.
+//     Appends under way at once may get their sequences in another order: two deliveries in a
+//     thousand tries were behind a seal that they had been queued before.
+//   - 2026-11-25: a mailbox's owner pushes it to the other region, with the addresses' hashes
+//     and keys. Refused: a front that reads it, for nobody reads a mailbox without its user; and
+//     copying objects from store to store, which would need the one region's credentials in the
+//     other, and would bring other accounts' mail along.
+//   - 2026-11-25: what is to be sent is worked out anew in each pass, from the other region's
+//     listing, which is asked for before our own is looked at: so whatever is there alone was
+//     removed here. Refused: a log of changes to follow, which a new owner wouldn't have.
+//   - 2026-11-25: a message keeps its UID in the other region as an import does, and one that
+//     comes back to the ledger that minted its UID is stored under it again, at another position. A
+//     UID of ours from a position that we haven't come to is refused.
+//   - 2026-11-25: the ID that a message was delivered with is worked out again from its trace
+//     header and octets when it moves, for the index has only a hash under this ledger's key. So a
+//     gateway's repetition is known in the other region, too. It isn't for a message without a
+//     Received field, whose ID was random, nor for one that its user had removed before it
+//     was ever copied.
+//   - 2026-11-25: a session that is open at the cut-over ends: its token names a position of
+//     another ledger. Its user logs in again and finds the same unique-ids.
 //   - 2026-11-25: from networks that an account doesn't permit no password is looked at:
 //     ReasonNetwork for every name of its domains and every password. Before, a right
 //     password was told apart from a wrong one there, and wrong ones couldn't count, for

@@ -20,6 +20,9 @@ func (s *Shard) Explain(ctx context.Context, q maildrop.Question) (maildrop.Expl
 	if err := s.confirm(ctx, op); err != nil {
 		return maildrop.Explanation{}, err
 	}
+	if err := s.here(op, q.Address); err != nil {
+		return maildrop.Explanation{}, err
+	}
 	r, _ := s.record(q.Address)
 	if primary := r.primary(); primary != "" {
 		return maildrop.Explanation{}, &maildrop.Error{Op: op, Kind: maildrop.Alias, Primary: primary}

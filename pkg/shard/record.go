@@ -99,6 +99,16 @@ func (r *record) full(address maildrop.Address) maildrop.AddressRecord {
 	return full
 }
 
+// whole is the record with its hash and its keys: for the region that it moves to.
+func (r *record) whole(address maildrop.Address) maildrop.AddressRecord {
+	whole := r.full(address)
+	whole.Hash, whole.Scram = r.credential().hash(), ""
+	if keys, ok := r.keys(); ok {
+		whole.Scram = keys.Text()
+	}
+	return whole
+}
+
 // hashSet stands for a hash, and for keys, in what is told of a record.
 const hashSet = "set"
 

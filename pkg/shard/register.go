@@ -36,10 +36,16 @@ func (s *Shard) PutAddress(ctx context.Context, record maildrop.AddressRecord) e
 	if err := checkRecord(record); err != nil {
 		return &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: err}
 	}
-	err := s.write(ctx, &ledger.Address{
+	passes := func() error {
+		if err := s.gates.at(record.Account).user(op); err != nil {
+			return err
+		}
+		return s.here(op, record.Address)
+	}
+	err := s.writeIf(ctx, &ledger.Address{
 		Address: string(record.Address), Account: record.Account, Primary: string(record.Primary), Hash: record.Hash, Scram: record.Scram,
 		Access: uint8(record.Access), Groups: record.Groups, Time: time.Now(),
-	}, 0)
+	}, 0, passes)
 	if err == nil && record.Hash != "" {
 		s.guard.Unlock(record.Address, time.Now()) // what was wrong before says nothing of a new password
 	}
@@ -89,6 +95,9 @@ func (s *Shard) Address(ctx context.Context, address maildrop.Address) (maildrop
 	if err := s.owned(ctx, op); err != nil {
 		return maildrop.AddressRecord{}, err
 	}
+	if err := s.here(op, address); err != nil {
+		return maildrop.AddressRecord{}, err
+	}
 	r, ok := s.record(address)
 	if !ok {
 		return maildrop.AddressRecord{}, &maildrop.Error{Op: op, Kind: maildrop.NotFound}
@@ -102,10 +111,13 @@ func (s *Shard) RemoveAddress(ctx context.Context, address maildrop.Address) err
 	if err := s.owned(ctx, op); err != nil {
 		return err
 	}
+	if err := s.here(op, address); err != nil {
+		return err
+	}
 	if _, ok := s.record(address); !ok {
 		return nil
 	}
-	return failed(op, s.write(ctx, &ledger.Address{Address: string(address), Removed: true, Time: time.Now()}, 0))
+	return failed(op, s.writeIf(ctx, &ledger.Address{Address: string(address), Removed: true, Time: time.Now()}, 0, s.guardedBy(op, address)))
 }
 
 // Addresses lists the account's records in this shard, sorted.
@@ -121,9 +133,14 @@ func (s *Shard) Addresses(ctx context.Context, account string) ([]maildrop.Addre
 // write commits a record without a body. octets is its size, about, beyond
 // that of any request.
 func (s *Shard) write(ctx context.Context, record ledger.Record, octets int64) error {
+	return s.writeIf(ctx, record, octets, nil)
+}
+
+// writeIf is write for what has to pass when it is queued.
+func (s *Shard) writeIf(ctx context.Context, record ledger.Record, octets int64, passes func() error) error {
 	octets += requestOverhead
 	if err := s.commits.reserve(octets); err != nil {
 		return err
 	}
-	return s.commits.commit(ctx, &request{draft: ledger.Draft{Record: record}, octets: octets})
+	return s.commits.commit(ctx, &request{draft: ledger.Draft{Record: record}, octets: octets, passes: passes})
 }

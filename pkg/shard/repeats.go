@@ -26,6 +26,7 @@ type delivery struct {
 	mailbox maildrop.Address
 	repeat  uint64       // hash of its ID
 	uid     maildrop.UID // that an imported message keeps
+	moved   bool         // it comes from another region: known while the mailbox has its UID
 }
 
 // slot is what no two deliveries on their way may share: one ID, or one UID.
@@ -58,6 +59,9 @@ func (s *state) hash(what byte, text []byte, mailbox maildrop.Address) uint64 {
 // stored, or was within the window. An imported message is known by its UID for
 // ever; errUsed: by another ID.
 func (s *state) repeated(d delivery, now uint32) (bool, error) {
+	if d.moved {
+		return s.has(d.mailbox, d.uid), nil
+	}
 	if d.uid != "" {
 		before, used := s.imports[s.uidHash(d.mailbox, d.uid)]
 		if used && before.repeat != d.repeat {
@@ -92,6 +96,20 @@ func (s *state) repeated(d delivery, now uint32) (bool, error) {
 // as long as they are there, and end no search.
 func (m *message) repeatable(now uint32) bool {
 	return m.flags&flagImported != 0 || within(m.received, now, windowSeconds+slackSeconds)
+}
+
+// has reports whether the mailbox has a message of the unique-id that isn't removed.
+func (s *state) has(mailbox maildrop.Address, uid maildrop.UID) bool {
+	box := s.box(mailbox)
+	if box == nil {
+		return false
+	}
+	for _, position := range s.named(mailbox, uid) {
+		if m := box.message(position); m != nil && m.flags&flagRemoved == 0 && s.uid(m) == uid {
+			return true
+		}
+	}
+	return false
 }
 
 func within(received, now, window uint32) bool { return now < received || now-received < window }

@@ -40,6 +40,9 @@ func (s *Shard) Challenge(ctx context.Context, login maildrop.Login) (maildrop.C
 	if err := s.confirm(ctx, op); err != nil {
 		return maildrop.Challenge{}, err
 	}
+	if err := s.here(op, login.Address); err != nil {
+		return maildrop.Challenge{}, err
+	}
 	r, _ := s.record(login.Address)
 	if primary := r.primary(); primary != "" {
 		return maildrop.Challenge{}, &maildrop.Error{Op: op, Kind: maildrop.Alias, Primary: primary}

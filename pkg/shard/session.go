@@ -27,6 +27,9 @@ func (s *Shard) Open(ctx context.Context, login maildrop.Login) (maildrop.Drop, 
 	if err := s.confirm(ctx, op); err != nil {
 		return nil, err
 	}
+	if err := s.here(op, login.Address); err != nil {
+		return nil, err
+	}
 	t, err := s.try(login)
 	var d *drop
 	if err == nil {
@@ -51,6 +54,9 @@ func (s *Shard) enter(ctx context.Context, login maildrop.Login, t guard.Try) (*
 		return nil, err
 	}
 	if err := s.owned(ctx, "shard.enter"); err != nil { // verifying takes a while
+		return nil, err
+	}
+	if err := s.here("shard.enter", login.Address); err != nil {
 		return nil, err
 	}
 	if err := s.guard.Admit(t, now); err != nil {
@@ -128,6 +134,9 @@ func (s *Shard) Resume(ctx context.Context, info maildrop.Info, token []byte) (m
 	if err == nil && c.address != info.Address {
 		err = errToken
 	}
+	if err != nil && s.arrived(info.Address) {
+		return nil, denied(op, maildrop.ReasonMoved) // the session began in the region that it was moved from
+	}
 	if err != nil {
 		return nil, &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: err}
 	}
@@ -187,6 +196,9 @@ func (d *drop) Check(ctx context.Context) error {
 	if err := d.shard.confirm(ctx, op); err != nil {
 		return err
 	}
+	if err := d.shard.here(op, d.claims.address); err != nil {
+		return err
+	}
 	now := time.Now()
 	r, exists := d.shard.record(d.claims.address)
 	if !exists || r.credentials != d.claims.credentials {
@@ -212,6 +224,9 @@ func (d *drop) Remove(ctx context.Context, uids []maildrop.UID) error {
 	if err := d.usable(ctx, op); err != nil {
 		return err
 	}
+	if err := d.shard.here(op, d.claims.address); err != nil {
+		return err
+	}
 	positions, err := d.toRemove(uids)
 	if err != nil {
 		return &maildrop.Error{Op: op, Kind: maildrop.Invalid, Err: err}
@@ -219,9 +234,9 @@ func (d *drop) Remove(ctx context.Context, uids []maildrop.UID) error {
 	if len(positions) == 0 {
 		return nil
 	}
-	return failed(op, d.shard.write(ctx, &ledger.Removal{
+	return failed(op, d.shard.writeIf(ctx, &ledger.Removal{
 		Mailbox: string(d.claims.address), Messages: positions, Time: time.Now(),
-	}, 8*int64(len(positions))))
+	}, 8*int64(len(positions)), d.shard.guardedBy(op, d.claims.address)))
 }
 
 // toRemove finds the messages' positions. Those that are gone already are left

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -48,6 +49,12 @@ type Config struct {
 	// Refusals is what is logged when the store refuses, for all shards of a node; nil: one
 	// of its own.
 	Refusals *Refusals
+	// Account answers what is known of an account: of its moves between regions. nil: there
+	// are none.
+	Account func(name string) (policy.Account, bool)
+	// Identify finds the ID that a stored message was delivered with, if that can be told;
+	// nil: it can't.
+	Identify func(body io.Reader) (maildrop.EnvelopeID, bool)
 	// Repack has room for one token: the shard of a node that repacks holds it.
 	// nil: one of its own.
 	Repack chan struct{}
@@ -87,6 +94,10 @@ type Shard struct {
 
 	guard   *guard.Guard   // of passwords
 	journal *guard.Journal // of logins
+
+	gates   gates         // of accounts that move between regions
+	turning chan struct{} // a token for who writes a stage of a move
+	pushes  pushes        // what was brought to another region
 
 	commits committer
 	cover   cover  // checkpoints
@@ -215,6 +226,7 @@ func newShard(config Config) *Shard {
 		guard:   guard.New(),
 		journal: guard.NewJournal(),
 		done:    make(chan struct{}),
+		turning: make(chan struct{}, 1),
 		cover:   cover{due: make(chan struct{}, 1), newest: now},
 		space:   newSpace(now),
 		born:    now,
@@ -228,6 +240,9 @@ func (s *Shard) start() {
 		log: s.log, metrics: s.config.Metrics, budget: s.config.Budget, refusals: s.config.Refusals,
 	}
 	s.commits.start(s.ledger.Last() + 1)
+	for account, at := range s.state.moves {
+		s.gates.durable(account, at)
+	}
 	s.purge(time.Now())
 	s.config.Metrics.guards(s.guard, true)
 	var ctx context.Context
@@ -365,6 +380,10 @@ func (s *Shard) applied(l landing) error {
 			}
 		case *ledger.Removal:
 			s.cache.forget(r.Messages)
+		case *ledger.Withdrawal:
+			s.cache.forget(r.Messages)
+		case *ledger.Move:
+			s.gates.durable(r.Account, s.state.moves[r.Account])
 		}
 	}
 	if s.dirty.IsZero() {

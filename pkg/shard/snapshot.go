@@ -78,15 +78,29 @@ func (s *state) find(snap snapshot, uid maildrop.UID) *message {
 	if box == nil {
 		return nil
 	}
-	position, ok := s.minted(uid)
-	if !ok {
-		position = s.imports[s.uidHash(snap.address, uid)].position
+	if position, ok := s.minted(uid); ok {
+		if m := box.message(position); m != nil && s.holds(snap, m) && s.uid(m) == uid {
+			return m
+		}
 	}
-	m := box.message(position)
+	// Imported, or one of ours that another region had meanwhile.
+	m := box.message(s.imports[s.uidHash(snap.address, uid)].position)
 	if m == nil || !s.holds(snap, m) || s.uid(m) != uid {
 		return nil
 	}
 	return m
+}
+
+// named are the positions where a message of the unique-id may be: where it was minted,
+// and where it came in from elsewhere. A message that moved to another region and back has both.
+func (s *state) named(address maildrop.Address, uid maildrop.UID) (positions []ledger.Position) {
+	if position, ok := s.minted(uid); ok {
+		positions = append(positions, position)
+	}
+	if one, ok := s.imports[s.uidHash(address, uid)]; ok {
+		positions = append(positions, one.position)
+	}
+	return positions
 }
 
 // uid is the message's unique-id.

@@ -39,6 +39,7 @@ type state struct {
 	packs    packs
 	domains  domains
 	commons  map[common]*common // one copy of what many records share
+	moves    map[string]moved   // the latest move between regions of each account that had one
 
 	loading sync.Mutex // held where Load, of several goroutines, changes the state
 }
@@ -71,6 +72,7 @@ func newState() *state {
 		packs:     newPacks(),
 		domains:   domains{numbers: make(map[string]uint32)},
 		commons:   make(map[common]*common),
+		moves:     make(map[string]moved),
 	}
 }
 
@@ -96,6 +98,10 @@ func (s *state) Apply(e ledger.Entry) error {
 		s.put(e.Position, r)
 	case *ledger.Pack:
 		err = s.pack(r)
+	case *ledger.Withdrawal:
+		s.withdraw(e.Position, r)
+	case *ledger.Move:
+		err = s.move(r)
 	default:
 		err = fmt.Errorf("%T: %w", e.Record, errRecord)
 	}

@@ -29,6 +29,10 @@ func DescribePart(w io.Writer, payload []byte) error {
 	if len(s.imports) > 0 {
 		p.line("%d unique-ids of imported messages, as hashes", len(s.imports))
 	}
+	for _, account := range slices.Sorted(maps.Keys(s.moves)) {
+		one := s.moves[account]
+		p.line("move %d of account %q between regions: %s", one.id, account, one.stage)
+	}
 	for _, number := range slices.Sorted(maps.Keys(s.packs.table)) {
 		one := s.packs.table[number]
 		p.line("pack %d is %s: %s, named for %d messages", number, one.object, one.class, one.messages)

@@ -85,9 +85,9 @@ var mutants = []mutant{
 		name: "removal", promise: "a removal is answered when it is durable", quick: true,
 		replaced: []mutation.Replacement{{
 			File: "pkg/shard/register.go",
-			From: "\treturn s.commits.commit(ctx, &request{draft: ledger.Draft{Record: record}, octets: octets})",
-			To: "\tif _, removal := record.(*ledger.Removal); removal && mutant(\"removal\") {\n\t\t_, err := s.commits.submit(&request{draft: ledger.Draft{Record: record}, octets: octets})\n\t\treturn err\n\t}\n" +
-				"\treturn s.commits.commit(ctx, &request{draft: ledger.Draft{Record: record}, octets: octets})",
+			From: "\treturn s.commits.commit(ctx, &request{draft: ledger.Draft{Record: record}, octets: octets, passes: passes})",
+			To: "\tif _, removal := record.(*ledger.Removal); removal && mutant(\"removal\") {\n\t\t_, err := s.commits.submit(&request{draft: ledger.Draft{Record: record}, octets: octets, passes: passes})\n\t\treturn err\n\t}\n" +
+				"\treturn s.commits.commit(ctx, &request{draft: ledger.Draft{Record: record}, octets: octets, passes: passes})",
 		}},
 	},
 	{

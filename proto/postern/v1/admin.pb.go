@@ -41,6 +41,7 @@ type Account struct {
 	LockoutTries      uint32                 `protobuf:"varint,9,opt,name=lockout_tries,json=lockoutTries,proto3" json:"lockout_tries,omitempty"`
 	LockoutMinutes    uint32                 `protobuf:"varint,10,opt,name=lockout_minutes,json=lockoutMinutes,proto3" json:"lockout_minutes,omitempty"`
 	LoginDelaySeconds uint32                 `protobuf:"varint,11,opt,name=login_delay_seconds,json=loginDelaySeconds,proto3" json:"login_delay_seconds,omitempty"` // 0: none
+	Moving            *Moving                `protobuf:"bytes,12,opt,name=moving,proto3" json:"moving,omitempty"`                                                   // absent: it isn't being moved
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -152,6 +153,90 @@ func (x *Account) GetLoginDelaySeconds() uint32 {
 	return 0
 }
 
+func (x *Account) GetMoving() *Moving {
+	if x != nil {
+		return x.Moving
+	}
+	return nil
+}
+
+// Moving is a move of an account to another region that is under way.
+type Moving struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	Phase         string                 `protobuf:"bytes,3,opt,name=phase,proto3" json:"phase,omitempty"` // copying, sealed, opening, purging, aborting
+	SinceMilli    int64                  `protobuf:"varint,4,opt,name=since_milli,json=sinceMilli,proto3" json:"since_milli,omitempty"`
+	By            string                 `protobuf:"bytes,5,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Moving) Reset() {
+	*x = Moving{}
+	mi := &file_postern_v1_admin_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Moving) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Moving) ProtoMessage() {}
+
+func (x *Moving) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_admin_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Moving.ProtoReflect.Descriptor instead.
+func (*Moving) Descriptor() ([]byte, []int) {
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Moving) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Moving) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *Moving) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *Moving) GetSinceMilli() int64 {
+	if x != nil {
+		return x.SinceMilli
+	}
+	return 0
+}
+
+func (x *Moving) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
 type Event struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -167,7 +252,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_postern_v1_admin_proto_msgTypes[1]
+	mi := &file_postern_v1_admin_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -179,7 +264,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[1]
+	mi := &file_postern_v1_admin_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -192,7 +277,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{1}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Event) GetId() string {
@@ -257,7 +342,7 @@ type CreateAccountRequest struct {
 
 func (x *CreateAccountRequest) Reset() {
 	*x = CreateAccountRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[2]
+	mi := &file_postern_v1_admin_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -269,7 +354,7 @@ func (x *CreateAccountRequest) String() string {
 func (*CreateAccountRequest) ProtoMessage() {}
 
 func (x *CreateAccountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[2]
+	mi := &file_postern_v1_admin_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -282,7 +367,7 @@ func (x *CreateAccountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccountRequest.ProtoReflect.Descriptor instead.
 func (*CreateAccountRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{2}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateAccountRequest) GetName() string {
@@ -328,7 +413,7 @@ type ListAccountsRequest struct {
 
 func (x *ListAccountsRequest) Reset() {
 	*x = ListAccountsRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[3]
+	mi := &file_postern_v1_admin_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -340,7 +425,7 @@ func (x *ListAccountsRequest) String() string {
 func (*ListAccountsRequest) ProtoMessage() {}
 
 func (x *ListAccountsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[3]
+	mi := &file_postern_v1_admin_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -353,7 +438,7 @@ func (x *ListAccountsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccountsRequest.ProtoReflect.Descriptor instead.
 func (*ListAccountsRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{4}
 }
 
 type ShowAccountRequest struct {
@@ -365,7 +450,7 @@ type ShowAccountRequest struct {
 
 func (x *ShowAccountRequest) Reset() {
 	*x = ShowAccountRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[4]
+	mi := &file_postern_v1_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -377,7 +462,7 @@ func (x *ShowAccountRequest) String() string {
 func (*ShowAccountRequest) ProtoMessage() {}
 
 func (x *ShowAccountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[4]
+	mi := &file_postern_v1_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -390,7 +475,7 @@ func (x *ShowAccountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowAccountRequest.ProtoReflect.Descriptor instead.
 func (*ShowAccountRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ShowAccountRequest) GetName() string {
@@ -417,7 +502,7 @@ type SetAccountRequest struct {
 
 func (x *SetAccountRequest) Reset() {
 	*x = SetAccountRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[5]
+	mi := &file_postern_v1_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -429,7 +514,7 @@ func (x *SetAccountRequest) String() string {
 func (*SetAccountRequest) ProtoMessage() {}
 
 func (x *SetAccountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[5]
+	mi := &file_postern_v1_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -442,7 +527,7 @@ func (x *SetAccountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAccountRequest.ProtoReflect.Descriptor instead.
 func (*SetAccountRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SetAccountRequest) GetName() string {
@@ -517,7 +602,7 @@ type Networks struct {
 
 func (x *Networks) Reset() {
 	*x = Networks{}
-	mi := &file_postern_v1_admin_proto_msgTypes[6]
+	mi := &file_postern_v1_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -529,7 +614,7 @@ func (x *Networks) String() string {
 func (*Networks) ProtoMessage() {}
 
 func (x *Networks) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[6]
+	mi := &file_postern_v1_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -542,7 +627,7 @@ func (x *Networks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Networks.ProtoReflect.Descriptor instead.
 func (*Networks) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Networks) GetPrefixes() []string {
@@ -563,7 +648,7 @@ type Domain struct {
 
 func (x *Domain) Reset() {
 	*x = Domain{}
-	mi := &file_postern_v1_admin_proto_msgTypes[7]
+	mi := &file_postern_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -575,7 +660,7 @@ func (x *Domain) String() string {
 func (*Domain) ProtoMessage() {}
 
 func (x *Domain) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[7]
+	mi := &file_postern_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -588,7 +673,7 @@ func (x *Domain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Domain.ProtoReflect.Descriptor instead.
 func (*Domain) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Domain) GetName() string {
@@ -623,7 +708,7 @@ type AddDomainRequest struct {
 
 func (x *AddDomainRequest) Reset() {
 	*x = AddDomainRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[8]
+	mi := &file_postern_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +720,7 @@ func (x *AddDomainRequest) String() string {
 func (*AddDomainRequest) ProtoMessage() {}
 
 func (x *AddDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[8]
+	mi := &file_postern_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +733,7 @@ func (x *AddDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddDomainRequest.ProtoReflect.Descriptor instead.
 func (*AddDomainRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AddDomainRequest) GetName() string {
@@ -681,7 +766,7 @@ type ListDomainsRequest struct {
 
 func (x *ListDomainsRequest) Reset() {
 	*x = ListDomainsRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[9]
+	mi := &file_postern_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -693,7 +778,7 @@ func (x *ListDomainsRequest) String() string {
 func (*ListDomainsRequest) ProtoMessage() {}
 
 func (x *ListDomainsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[9]
+	mi := &file_postern_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -706,7 +791,7 @@ func (x *ListDomainsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDomainsRequest.ProtoReflect.Descriptor instead.
 func (*ListDomainsRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListDomainsRequest) GetAccount() string {
@@ -726,7 +811,7 @@ type SetDomainRequest struct {
 
 func (x *SetDomainRequest) Reset() {
 	*x = SetDomainRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[10]
+	mi := &file_postern_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +823,7 @@ func (x *SetDomainRequest) String() string {
 func (*SetDomainRequest) ProtoMessage() {}
 
 func (x *SetDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[10]
+	mi := &file_postern_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +836,7 @@ func (x *SetDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDomainRequest.ProtoReflect.Descriptor instead.
 func (*SetDomainRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SetDomainRequest) GetName() string {
@@ -777,7 +862,7 @@ type RemoveDomainRequest struct {
 
 func (x *RemoveDomainRequest) Reset() {
 	*x = RemoveDomainRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[11]
+	mi := &file_postern_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +874,7 @@ func (x *RemoveDomainRequest) String() string {
 func (*RemoveDomainRequest) ProtoMessage() {}
 
 func (x *RemoveDomainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[11]
+	mi := &file_postern_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +887,7 @@ func (x *RemoveDomainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDomainRequest.ProtoReflect.Descriptor instead.
 func (*RemoveDomainRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RemoveDomainRequest) GetName() string {
@@ -820,7 +905,7 @@ type RemoveDomainResponse struct {
 
 func (x *RemoveDomainResponse) Reset() {
 	*x = RemoveDomainResponse{}
-	mi := &file_postern_v1_admin_proto_msgTypes[12]
+	mi := &file_postern_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -832,7 +917,7 @@ func (x *RemoveDomainResponse) String() string {
 func (*RemoveDomainResponse) ProtoMessage() {}
 
 func (x *RemoveDomainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[12]
+	mi := &file_postern_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -845,7 +930,7 @@ func (x *RemoveDomainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDomainResponse.ProtoReflect.Descriptor instead.
 func (*RemoveDomainResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 type AddressInfo struct {
@@ -863,7 +948,7 @@ type AddressInfo struct {
 
 func (x *AddressInfo) Reset() {
 	*x = AddressInfo{}
-	mi := &file_postern_v1_admin_proto_msgTypes[13]
+	mi := &file_postern_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +960,7 @@ func (x *AddressInfo) String() string {
 func (*AddressInfo) ProtoMessage() {}
 
 func (x *AddressInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[13]
+	mi := &file_postern_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +973,7 @@ func (x *AddressInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressInfo.ProtoReflect.Descriptor instead.
 func (*AddressInfo) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AddressInfo) GetAddress() string {
@@ -953,7 +1038,7 @@ type AddAddressRequest struct {
 
 func (x *AddAddressRequest) Reset() {
 	*x = AddAddressRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[14]
+	mi := &file_postern_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -965,7 +1050,7 @@ func (x *AddAddressRequest) String() string {
 func (*AddAddressRequest) ProtoMessage() {}
 
 func (x *AddAddressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[14]
+	mi := &file_postern_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -978,7 +1063,7 @@ func (x *AddAddressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddAddressRequest.ProtoReflect.Descriptor instead.
 func (*AddAddressRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AddAddressRequest) GetAddress() string {
@@ -1025,7 +1110,7 @@ type ListAccountAddressesRequest struct {
 
 func (x *ListAccountAddressesRequest) Reset() {
 	*x = ListAccountAddressesRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[15]
+	mi := &file_postern_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1037,7 +1122,7 @@ func (x *ListAccountAddressesRequest) String() string {
 func (*ListAccountAddressesRequest) ProtoMessage() {}
 
 func (x *ListAccountAddressesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[15]
+	mi := &file_postern_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1050,7 +1135,7 @@ func (x *ListAccountAddressesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccountAddressesRequest.ProtoReflect.Descriptor instead.
 func (*ListAccountAddressesRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListAccountAddressesRequest) GetAccount() string {
@@ -1072,7 +1157,7 @@ type SetAddressRequest struct {
 
 func (x *SetAddressRequest) Reset() {
 	*x = SetAddressRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[16]
+	mi := &file_postern_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1084,7 +1169,7 @@ func (x *SetAddressRequest) String() string {
 func (*SetAddressRequest) ProtoMessage() {}
 
 func (x *SetAddressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[16]
+	mi := &file_postern_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1097,7 +1182,7 @@ func (x *SetAddressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAddressRequest.ProtoReflect.Descriptor instead.
 func (*SetAddressRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetAddressRequest) GetAddress() string {
@@ -1137,7 +1222,7 @@ type Groups struct {
 
 func (x *Groups) Reset() {
 	*x = Groups{}
-	mi := &file_postern_v1_admin_proto_msgTypes[17]
+	mi := &file_postern_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1149,7 +1234,7 @@ func (x *Groups) String() string {
 func (*Groups) ProtoMessage() {}
 
 func (x *Groups) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[17]
+	mi := &file_postern_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1162,7 +1247,7 @@ func (x *Groups) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Groups.ProtoReflect.Descriptor instead.
 func (*Groups) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Groups) GetNames() []string {
@@ -1181,7 +1266,7 @@ type EndAddressRequest struct {
 
 func (x *EndAddressRequest) Reset() {
 	*x = EndAddressRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[18]
+	mi := &file_postern_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1193,7 +1278,7 @@ func (x *EndAddressRequest) String() string {
 func (*EndAddressRequest) ProtoMessage() {}
 
 func (x *EndAddressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[18]
+	mi := &file_postern_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1206,7 +1291,7 @@ func (x *EndAddressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndAddressRequest.ProtoReflect.Descriptor instead.
 func (*EndAddressRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *EndAddressRequest) GetAddress() string {
@@ -1224,7 +1309,7 @@ type EndAddressResponse struct {
 
 func (x *EndAddressResponse) Reset() {
 	*x = EndAddressResponse{}
-	mi := &file_postern_v1_admin_proto_msgTypes[19]
+	mi := &file_postern_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1236,7 +1321,7 @@ func (x *EndAddressResponse) String() string {
 func (*EndAddressResponse) ProtoMessage() {}
 
 func (x *EndAddressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[19]
+	mi := &file_postern_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1249,7 +1334,7 @@ func (x *EndAddressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndAddressResponse.ProtoReflect.Descriptor instead.
 func (*EndAddressResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 type UnlockAddressRequest struct {
@@ -1261,7 +1346,7 @@ type UnlockAddressRequest struct {
 
 func (x *UnlockAddressRequest) Reset() {
 	*x = UnlockAddressRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[20]
+	mi := &file_postern_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +1358,7 @@ func (x *UnlockAddressRequest) String() string {
 func (*UnlockAddressRequest) ProtoMessage() {}
 
 func (x *UnlockAddressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[20]
+	mi := &file_postern_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +1371,7 @@ func (x *UnlockAddressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlockAddressRequest.ProtoReflect.Descriptor instead.
 func (*UnlockAddressRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UnlockAddressRequest) GetAddress() string {
@@ -1306,7 +1391,7 @@ type UnlockAddressResponse struct {
 
 func (x *UnlockAddressResponse) Reset() {
 	*x = UnlockAddressResponse{}
-	mi := &file_postern_v1_admin_proto_msgTypes[21]
+	mi := &file_postern_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1318,7 +1403,7 @@ func (x *UnlockAddressResponse) String() string {
 func (*UnlockAddressResponse) ProtoMessage() {}
 
 func (x *UnlockAddressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[21]
+	mi := &file_postern_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1331,7 +1416,7 @@ func (x *UnlockAddressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlockAddressResponse.ProtoReflect.Descriptor instead.
 func (*UnlockAddressResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UnlockAddressResponse) GetAddress() string {
@@ -1358,7 +1443,7 @@ type ExplainLoginRequest struct {
 
 func (x *ExplainLoginRequest) Reset() {
 	*x = ExplainLoginRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[22]
+	mi := &file_postern_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1455,7 @@ func (x *ExplainLoginRequest) String() string {
 func (*ExplainLoginRequest) ProtoMessage() {}
 
 func (x *ExplainLoginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[22]
+	mi := &file_postern_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1468,7 @@ func (x *ExplainLoginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainLoginRequest.ProtoReflect.Descriptor instead.
 func (*ExplainLoginRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ExplainLoginRequest) GetAddress() string {
@@ -1423,7 +1508,7 @@ type ExplainLoginResponse struct {
 
 func (x *ExplainLoginResponse) Reset() {
 	*x = ExplainLoginResponse{}
-	mi := &file_postern_v1_admin_proto_msgTypes[23]
+	mi := &file_postern_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1435,7 +1520,7 @@ func (x *ExplainLoginResponse) String() string {
 func (*ExplainLoginResponse) ProtoMessage() {}
 
 func (x *ExplainLoginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[23]
+	mi := &file_postern_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1448,7 +1533,7 @@ func (x *ExplainLoginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainLoginResponse.ProtoReflect.Descriptor instead.
 func (*ExplainLoginResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExplainLoginResponse) GetAsked() string {
@@ -1573,7 +1658,7 @@ type LoginAttempt struct {
 
 func (x *LoginAttempt) Reset() {
 	*x = LoginAttempt{}
-	mi := &file_postern_v1_admin_proto_msgTypes[24]
+	mi := &file_postern_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1585,7 +1670,7 @@ func (x *LoginAttempt) String() string {
 func (*LoginAttempt) ProtoMessage() {}
 
 func (x *LoginAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[24]
+	mi := &file_postern_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1598,7 +1683,7 @@ func (x *LoginAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginAttempt.ProtoReflect.Descriptor instead.
 func (*LoginAttempt) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LoginAttempt) GetTimeMilli() int64 {
@@ -1671,7 +1756,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[25]
+	mi := &file_postern_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +1768,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[25]
+	mi := &file_postern_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1696,7 +1781,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ImportRequest) GetPart() isImportRequest_Part {
@@ -1765,7 +1850,7 @@ type ImportStart struct {
 
 func (x *ImportStart) Reset() {
 	*x = ImportStart{}
-	mi := &file_postern_v1_admin_proto_msgTypes[26]
+	mi := &file_postern_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1777,7 +1862,7 @@ func (x *ImportStart) String() string {
 func (*ImportStart) ProtoMessage() {}
 
 func (x *ImportStart) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[26]
+	mi := &file_postern_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1790,7 +1875,7 @@ func (x *ImportStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportStart.ProtoReflect.Descriptor instead.
 func (*ImportStart) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ImportStart) GetAddress() string {
@@ -1820,7 +1905,7 @@ type ImportHead struct {
 
 func (x *ImportHead) Reset() {
 	*x = ImportHead{}
-	mi := &file_postern_v1_admin_proto_msgTypes[27]
+	mi := &file_postern_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1832,7 +1917,7 @@ func (x *ImportHead) String() string {
 func (*ImportHead) ProtoMessage() {}
 
 func (x *ImportHead) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[27]
+	mi := &file_postern_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1845,7 +1930,7 @@ func (x *ImportHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportHead.ProtoReflect.Descriptor instead.
 func (*ImportHead) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ImportHead) GetId() []byte {
@@ -1896,7 +1981,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_postern_v1_admin_proto_msgTypes[28]
+	mi := &file_postern_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1908,7 +1993,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[28]
+	mi := &file_postern_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1921,7 +2006,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ImportResponse) GetPart() isImportResponse_Part {
@@ -1976,7 +2061,7 @@ type ImportAdmitted struct {
 
 func (x *ImportAdmitted) Reset() {
 	*x = ImportAdmitted{}
-	mi := &file_postern_v1_admin_proto_msgTypes[29]
+	mi := &file_postern_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1988,7 +2073,7 @@ func (x *ImportAdmitted) String() string {
 func (*ImportAdmitted) ProtoMessage() {}
 
 func (x *ImportAdmitted) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[29]
+	mi := &file_postern_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2001,7 +2086,7 @@ func (x *ImportAdmitted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportAdmitted.ProtoReflect.Descriptor instead.
 func (*ImportAdmitted) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ImportAdmitted) GetClass() string {
@@ -2035,7 +2120,7 @@ type ImportVerdict struct {
 
 func (x *ImportVerdict) Reset() {
 	*x = ImportVerdict{}
-	mi := &file_postern_v1_admin_proto_msgTypes[30]
+	mi := &file_postern_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2047,7 +2132,7 @@ func (x *ImportVerdict) String() string {
 func (*ImportVerdict) ProtoMessage() {}
 
 func (x *ImportVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[30]
+	mi := &file_postern_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2060,7 +2145,7 @@ func (x *ImportVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportVerdict.ProtoReflect.Descriptor instead.
 func (*ImportVerdict) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ImportVerdict) GetRefused() bool {
@@ -2091,7 +2176,7 @@ type StartEventRequest struct {
 
 func (x *StartEventRequest) Reset() {
 	*x = StartEventRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[31]
+	mi := &file_postern_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2103,7 +2188,7 @@ func (x *StartEventRequest) String() string {
 func (*StartEventRequest) ProtoMessage() {}
 
 func (x *StartEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[31]
+	mi := &file_postern_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2116,7 +2201,7 @@ func (x *StartEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartEventRequest.ProtoReflect.Descriptor instead.
 func (*StartEventRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StartEventRequest) GetAccount() string {
@@ -2175,7 +2260,7 @@ type ScheduleEventRequest struct {
 
 func (x *ScheduleEventRequest) Reset() {
 	*x = ScheduleEventRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[32]
+	mi := &file_postern_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2187,7 +2272,7 @@ func (x *ScheduleEventRequest) String() string {
 func (*ScheduleEventRequest) ProtoMessage() {}
 
 func (x *ScheduleEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[32]
+	mi := &file_postern_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2200,7 +2285,7 @@ func (x *ScheduleEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScheduleEventRequest.ProtoReflect.Descriptor instead.
 func (*ScheduleEventRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ScheduleEventRequest) GetAccount() string {
@@ -2257,7 +2342,7 @@ type ExtendEventRequest struct {
 
 func (x *ExtendEventRequest) Reset() {
 	*x = ExtendEventRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[33]
+	mi := &file_postern_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2269,7 +2354,7 @@ func (x *ExtendEventRequest) String() string {
 func (*ExtendEventRequest) ProtoMessage() {}
 
 func (x *ExtendEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[33]
+	mi := &file_postern_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2282,7 +2367,7 @@ func (x *ExtendEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendEventRequest.ProtoReflect.Descriptor instead.
 func (*ExtendEventRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ExtendEventRequest) GetAccount() string {
@@ -2323,7 +2408,7 @@ type EndEventRequest struct {
 
 func (x *EndEventRequest) Reset() {
 	*x = EndEventRequest{}
-	mi := &file_postern_v1_admin_proto_msgTypes[34]
+	mi := &file_postern_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2335,7 +2420,7 @@ func (x *EndEventRequest) String() string {
 func (*EndEventRequest) ProtoMessage() {}
 
 func (x *EndEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[34]
+	mi := &file_postern_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2348,7 +2433,7 @@ func (x *EndEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndEventRequest.ProtoReflect.Descriptor instead.
 func (*EndEventRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *EndEventRequest) GetAccount() string {
@@ -2375,7 +2460,7 @@ type EventResponse struct {
 
 func (x *EventResponse) Reset() {
 	*x = EventResponse{}
-	mi := &file_postern_v1_admin_proto_msgTypes[35]
+	mi := &file_postern_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2387,7 +2472,7 @@ func (x *EventResponse) String() string {
 func (*EventResponse) ProtoMessage() {}
 
 func (x *EventResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_admin_proto_msgTypes[35]
+	mi := &file_postern_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2400,7 +2485,7 @@ func (x *EventResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventResponse.ProtoReflect.Descriptor instead.
 func (*EventResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *EventResponse) GetEvent() *Event {
@@ -2417,12 +2502,269 @@ func (x *EventResponse) GetWarnings() []string {
 	return nil
 }
 
+type MoveAccountRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`                                          // may be empty when a move is under way
+	DryRun        bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`                   // say what would happen, and change nothing
+	Abort         bool                   `protobuf:"varint,4,opt,name=abort,proto3" json:"abort,omitempty"`                                   // give a move up that is under way
+	LeaveDamaged  bool                   `protobuf:"varint,5,opt,name=leave_damaged,json=leaveDamaged,proto3" json:"leave_damaged,omitempty"` // go on without messages that can't be read
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveAccountRequest) Reset() {
+	*x = MoveAccountRequest{}
+	mi := &file_postern_v1_admin_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveAccountRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveAccountRequest) ProtoMessage() {}
+
+func (x *MoveAccountRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_admin_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveAccountRequest.ProtoReflect.Descriptor instead.
+func (*MoveAccountRequest) Descriptor() ([]byte, []int) {
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *MoveAccountRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MoveAccountRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *MoveAccountRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *MoveAccountRequest) GetAbort() bool {
+	if x != nil {
+		return x.Abort
+	}
+	return false
+}
+
+func (x *MoveAccountRequest) GetLeaveDamaged() bool {
+	if x != nil {
+		return x.LeaveDamaged
+	}
+	return false
+}
+
+// MoveStatus is how far a move has come.
+type MoveStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	From          string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	To            string                 `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	Id            uint64                 `protobuf:"varint,4,opt,name=id,proto3" json:"id,omitempty"`
+	Phase         string                 `protobuf:"bytes,5,opt,name=phase,proto3" json:"phase,omitempty"`                                     // copying, sealed, opening, purging, aborting; done, aborted; planned
+	Pass          uint32                 `protobuf:"varint,6,opt,name=pass,proto3" json:"pass,omitempty"`                                      // over all mailboxes, from 1
+	Addresses     uint64                 `protobuf:"varint,7,opt,name=addresses,proto3" json:"addresses,omitempty"`                            // that have a record
+	Mailboxes     uint64                 `protobuf:"varint,8,opt,name=mailboxes,proto3" json:"mailboxes,omitempty"`                            // that have mail
+	Messages      uint64                 `protobuf:"varint,9,opt,name=messages,proto3" json:"messages,omitempty"`                              // of the account, when the pass began
+	Octets        uint64                 `protobuf:"varint,10,opt,name=octets,proto3" json:"octets,omitempty"`                                 // of these
+	SentMessages  uint64                 `protobuf:"varint,11,opt,name=sent_messages,json=sentMessages,proto3" json:"sent_messages,omitempty"` // in this run of the command
+	SentOctets    uint64                 `protobuf:"varint,12,opt,name=sent_octets,json=sentOctets,proto3" json:"sent_octets,omitempty"`
+	Withdrawn     uint64                 `protobuf:"varint,13,opt,name=withdrawn,proto3" json:"withdrawn,omitempty"`                        // messages that were removed since they were sent
+	Damaged       uint64                 `protobuf:"varint,14,opt,name=damaged,proto3" json:"damaged,omitempty"`                            // that can't be read
+	LookedAt      uint64                 `protobuf:"varint,15,opt,name=looked_at,json=lookedAt,proto3" json:"looked_at,omitempty"`          // mailboxes, in this pass
+	SealedMilli   int64                  `protobuf:"varint,16,opt,name=sealed_milli,json=sealedMilli,proto3" json:"sealed_milli,omitempty"` // for how long nobody was served
+	Obstacles     []string               `protobuf:"bytes,17,rep,name=obstacles,proto3" json:"obstacles,omitempty"`                         // of a dry run: what stands in the way
+	Warnings      []string               `protobuf:"bytes,18,rep,name=warnings,proto3" json:"warnings,omitempty"`                           // what is to be known before
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveStatus) Reset() {
+	*x = MoveStatus{}
+	mi := &file_postern_v1_admin_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveStatus) ProtoMessage() {}
+
+func (x *MoveStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_admin_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveStatus.ProtoReflect.Descriptor instead.
+func (*MoveStatus) Descriptor() ([]byte, []int) {
+	return file_postern_v1_admin_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *MoveStatus) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *MoveStatus) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *MoveStatus) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *MoveStatus) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *MoveStatus) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *MoveStatus) GetPass() uint32 {
+	if x != nil {
+		return x.Pass
+	}
+	return 0
+}
+
+func (x *MoveStatus) GetAddresses() uint64 {
+	if x != nil {
+		return x.Addresses
+	}
+	return 0
+}
+
+func (x *MoveStatus) GetMailboxes() uint64 {
+	if x != nil {
+		return x.Mailboxes
+	}
+	return 0
+}
+
+func (x *MoveStatus) GetMessages() uint64 {
+	if x != nil {
+		return x.Messages
+	}
+	return 0
+}
+
+func (x *MoveStatus) GetOctets() uint64 {
+	if x != nil {
+		return x.Octets
+	}
+	return 0
+}
+
+func (x *MoveStatus) GetSentMessages() uint64 {
+	if x != nil {
+		return x.SentMessages
+	}
+	return 0
+}
+
+func (x *MoveStatus) GetSentOctets() uint64 {
+	if x != nil {
+		return x.SentOctets
+	}
+	return 0
+}
+
+func (x *MoveStatus) GetWithdrawn() uint64 {
+	if x != nil {
+		return x.Withdrawn
+	}
+	return 0
+}
+
+func (x *MoveStatus) GetDamaged() uint64 {
+	if x != nil {
+		return x.Damaged
+	}
+	return 0
+}
+
+func (x *MoveStatus) GetLookedAt() uint64 {
+	if x != nil {
+		return x.LookedAt
+	}
+	return 0
+}
+
+func (x *MoveStatus) GetSealedMilli() int64 {
+	if x != nil {
+		return x.SealedMilli
+	}
+	return 0
+}
+
+func (x *MoveStatus) GetObstacles() []string {
+	if x != nil {
+		return x.Obstacles
+	}
+	return nil
+}
+
+func (x *MoveStatus) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
 var File_postern_v1_admin_proto protoreflect.FileDescriptor
 
 const file_postern_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"\x16postern/v1/admin.proto\x12\n" +
-	"postern.v1\x1a\x19postern/v1/maildrop.proto\"\x80\x03\n" +
+	"postern.v1\x1a\x19postern/v1/maildrop.proto\"\xac\x03\n" +
 	"\aAccount\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x1a\n" +
@@ -2437,7 +2779,15 @@ const file_postern_v1_admin_proto_rawDesc = "" +
 	"\rlockout_tries\x18\t \x01(\rR\flockoutTries\x12'\n" +
 	"\x0flockout_minutes\x18\n" +
 	" \x01(\rR\x0elockoutMinutes\x12.\n" +
-	"\x13login_delay_seconds\x18\v \x01(\rR\x11loginDelaySeconds\"\xa9\x01\n" +
+	"\x13login_delay_seconds\x18\v \x01(\rR\x11loginDelaySeconds\x12*\n" +
+	"\x06moving\x18\f \x01(\v2\x12.postern.v1.MovingR\x06moving\"s\n" +
+	"\x06Moving\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12\x14\n" +
+	"\x05phase\x18\x03 \x01(\tR\x05phase\x12\x1f\n" +
+	"\vsince_milli\x18\x04 \x01(\x03R\n" +
+	"sinceMilli\x12\x0e\n" +
+	"\x02by\x18\x05 \x01(\tR\x02by\"\xa9\x01\n" +
 	"\x05Event\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1f\n" +
 	"\vstart_milli\x18\x02 \x01(\x03R\n" +
@@ -2614,14 +2964,42 @@ const file_postern_v1_admin_proto_rawDesc = "" +
 	"\x05event\x18\x02 \x01(\tR\x05event\"T\n" +
 	"\rEventResponse\x12'\n" +
 	"\x05event\x18\x01 \x01(\v2\x11.postern.v1.EventR\x05event\x12\x1a\n" +
-	"\bwarnings\x18\x02 \x03(\tR\bwarnings2\xf6\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\x8c\x01\n" +
+	"\x12MoveAccountRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\x14\n" +
+	"\x05abort\x18\x04 \x01(\bR\x05abort\x12#\n" +
+	"\rleave_damaged\x18\x05 \x01(\bR\fleaveDamaged\"\xec\x03\n" +
 	"\n" +
+	"MoveStatus\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\tR\x02to\x12\x0e\n" +
+	"\x02id\x18\x04 \x01(\x04R\x02id\x12\x14\n" +
+	"\x05phase\x18\x05 \x01(\tR\x05phase\x12\x12\n" +
+	"\x04pass\x18\x06 \x01(\rR\x04pass\x12\x1c\n" +
+	"\taddresses\x18\a \x01(\x04R\taddresses\x12\x1c\n" +
+	"\tmailboxes\x18\b \x01(\x04R\tmailboxes\x12\x1a\n" +
+	"\bmessages\x18\t \x01(\x04R\bmessages\x12\x16\n" +
+	"\x06octets\x18\n" +
+	" \x01(\x04R\x06octets\x12#\n" +
+	"\rsent_messages\x18\v \x01(\x04R\fsentMessages\x12\x1f\n" +
+	"\vsent_octets\x18\f \x01(\x04R\n" +
+	"sentOctets\x12\x1c\n" +
+	"\twithdrawn\x18\r \x01(\x04R\twithdrawn\x12\x18\n" +
+	"\adamaged\x18\x0e \x01(\x04R\adamaged\x12\x1b\n" +
+	"\tlooked_at\x18\x0f \x01(\x04R\blookedAt\x12!\n" +
+	"\fsealed_milli\x18\x10 \x01(\x03R\vsealedMilli\x12\x1c\n" +
+	"\tobstacles\x18\x11 \x03(\tR\tobstacles\x12\x1a\n" +
+	"\bwarnings\x18\x12 \x03(\tR\bwarnings2\xbf\v\n" +
 	"\x05Admin\x12F\n" +
 	"\rCreateAccount\x12 .postern.v1.CreateAccountRequest\x1a\x13.postern.v1.Account\x12F\n" +
 	"\fListAccounts\x12\x1f.postern.v1.ListAccountsRequest\x1a\x13.postern.v1.Account0\x01\x12B\n" +
 	"\vShowAccount\x12\x1e.postern.v1.ShowAccountRequest\x1a\x13.postern.v1.Account\x12@\n" +
 	"\n" +
-	"SetAccount\x12\x1d.postern.v1.SetAccountRequest\x1a\x13.postern.v1.Account\x12=\n" +
+	"SetAccount\x12\x1d.postern.v1.SetAccountRequest\x1a\x13.postern.v1.Account\x12G\n" +
+	"\vMoveAccount\x12\x1e.postern.v1.MoveAccountRequest\x1a\x16.postern.v1.MoveStatus0\x01\x12=\n" +
 	"\tAddDomain\x12\x1c.postern.v1.AddDomainRequest\x1a\x12.postern.v1.Domain\x12C\n" +
 	"\vListDomains\x12\x1e.postern.v1.ListDomainsRequest\x1a\x12.postern.v1.Domain0\x01\x12=\n" +
 	"\tSetDomain\x12\x1c.postern.v1.SetDomainRequest\x1a\x12.postern.v1.Domain\x12Q\n" +
@@ -2653,100 +3031,106 @@ func file_postern_v1_admin_proto_rawDescGZIP() []byte {
 	return file_postern_v1_admin_proto_rawDescData
 }
 
-var file_postern_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_postern_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_postern_v1_admin_proto_goTypes = []any{
 	(*Account)(nil),                     // 0: postern.v1.Account
-	(*Event)(nil),                       // 1: postern.v1.Event
-	(*CreateAccountRequest)(nil),        // 2: postern.v1.CreateAccountRequest
-	(*ListAccountsRequest)(nil),         // 3: postern.v1.ListAccountsRequest
-	(*ShowAccountRequest)(nil),          // 4: postern.v1.ShowAccountRequest
-	(*SetAccountRequest)(nil),           // 5: postern.v1.SetAccountRequest
-	(*Networks)(nil),                    // 6: postern.v1.Networks
-	(*Domain)(nil),                      // 7: postern.v1.Domain
-	(*AddDomainRequest)(nil),            // 8: postern.v1.AddDomainRequest
-	(*ListDomainsRequest)(nil),          // 9: postern.v1.ListDomainsRequest
-	(*SetDomainRequest)(nil),            // 10: postern.v1.SetDomainRequest
-	(*RemoveDomainRequest)(nil),         // 11: postern.v1.RemoveDomainRequest
-	(*RemoveDomainResponse)(nil),        // 12: postern.v1.RemoveDomainResponse
-	(*AddressInfo)(nil),                 // 13: postern.v1.AddressInfo
-	(*AddAddressRequest)(nil),           // 14: postern.v1.AddAddressRequest
-	(*ListAccountAddressesRequest)(nil), // 15: postern.v1.ListAccountAddressesRequest
-	(*SetAddressRequest)(nil),           // 16: postern.v1.SetAddressRequest
-	(*Groups)(nil),                      // 17: postern.v1.Groups
-	(*EndAddressRequest)(nil),           // 18: postern.v1.EndAddressRequest
-	(*EndAddressResponse)(nil),          // 19: postern.v1.EndAddressResponse
-	(*UnlockAddressRequest)(nil),        // 20: postern.v1.UnlockAddressRequest
-	(*UnlockAddressResponse)(nil),       // 21: postern.v1.UnlockAddressResponse
-	(*ExplainLoginRequest)(nil),         // 22: postern.v1.ExplainLoginRequest
-	(*ExplainLoginResponse)(nil),        // 23: postern.v1.ExplainLoginResponse
-	(*LoginAttempt)(nil),                // 24: postern.v1.LoginAttempt
-	(*ImportRequest)(nil),               // 25: postern.v1.ImportRequest
-	(*ImportStart)(nil),                 // 26: postern.v1.ImportStart
-	(*ImportHead)(nil),                  // 27: postern.v1.ImportHead
-	(*ImportResponse)(nil),              // 28: postern.v1.ImportResponse
-	(*ImportAdmitted)(nil),              // 29: postern.v1.ImportAdmitted
-	(*ImportVerdict)(nil),               // 30: postern.v1.ImportVerdict
-	(*StartEventRequest)(nil),           // 31: postern.v1.StartEventRequest
-	(*ScheduleEventRequest)(nil),        // 32: postern.v1.ScheduleEventRequest
-	(*ExtendEventRequest)(nil),          // 33: postern.v1.ExtendEventRequest
-	(*EndEventRequest)(nil),             // 34: postern.v1.EndEventRequest
-	(*EventResponse)(nil),               // 35: postern.v1.EventResponse
-	(*Finding)(nil),                     // 36: postern.v1.Finding
+	(*Moving)(nil),                      // 1: postern.v1.Moving
+	(*Event)(nil),                       // 2: postern.v1.Event
+	(*CreateAccountRequest)(nil),        // 3: postern.v1.CreateAccountRequest
+	(*ListAccountsRequest)(nil),         // 4: postern.v1.ListAccountsRequest
+	(*ShowAccountRequest)(nil),          // 5: postern.v1.ShowAccountRequest
+	(*SetAccountRequest)(nil),           // 6: postern.v1.SetAccountRequest
+	(*Networks)(nil),                    // 7: postern.v1.Networks
+	(*Domain)(nil),                      // 8: postern.v1.Domain
+	(*AddDomainRequest)(nil),            // 9: postern.v1.AddDomainRequest
+	(*ListDomainsRequest)(nil),          // 10: postern.v1.ListDomainsRequest
+	(*SetDomainRequest)(nil),            // 11: postern.v1.SetDomainRequest
+	(*RemoveDomainRequest)(nil),         // 12: postern.v1.RemoveDomainRequest
+	(*RemoveDomainResponse)(nil),        // 13: postern.v1.RemoveDomainResponse
+	(*AddressInfo)(nil),                 // 14: postern.v1.AddressInfo
+	(*AddAddressRequest)(nil),           // 15: postern.v1.AddAddressRequest
+	(*ListAccountAddressesRequest)(nil), // 16: postern.v1.ListAccountAddressesRequest
+	(*SetAddressRequest)(nil),           // 17: postern.v1.SetAddressRequest
+	(*Groups)(nil),                      // 18: postern.v1.Groups
+	(*EndAddressRequest)(nil),           // 19: postern.v1.EndAddressRequest
+	(*EndAddressResponse)(nil),          // 20: postern.v1.EndAddressResponse
+	(*UnlockAddressRequest)(nil),        // 21: postern.v1.UnlockAddressRequest
+	(*UnlockAddressResponse)(nil),       // 22: postern.v1.UnlockAddressResponse
+	(*ExplainLoginRequest)(nil),         // 23: postern.v1.ExplainLoginRequest
+	(*ExplainLoginResponse)(nil),        // 24: postern.v1.ExplainLoginResponse
+	(*LoginAttempt)(nil),                // 25: postern.v1.LoginAttempt
+	(*ImportRequest)(nil),               // 26: postern.v1.ImportRequest
+	(*ImportStart)(nil),                 // 27: postern.v1.ImportStart
+	(*ImportHead)(nil),                  // 28: postern.v1.ImportHead
+	(*ImportResponse)(nil),              // 29: postern.v1.ImportResponse
+	(*ImportAdmitted)(nil),              // 30: postern.v1.ImportAdmitted
+	(*ImportVerdict)(nil),               // 31: postern.v1.ImportVerdict
+	(*StartEventRequest)(nil),           // 32: postern.v1.StartEventRequest
+	(*ScheduleEventRequest)(nil),        // 33: postern.v1.ScheduleEventRequest
+	(*ExtendEventRequest)(nil),          // 34: postern.v1.ExtendEventRequest
+	(*EndEventRequest)(nil),             // 35: postern.v1.EndEventRequest
+	(*EventResponse)(nil),               // 36: postern.v1.EventResponse
+	(*MoveAccountRequest)(nil),          // 37: postern.v1.MoveAccountRequest
+	(*MoveStatus)(nil),                  // 38: postern.v1.MoveStatus
+	(*Finding)(nil),                     // 39: postern.v1.Finding
 }
 var file_postern_v1_admin_proto_depIdxs = []int32{
-	1,  // 0: postern.v1.Account.events:type_name -> postern.v1.Event
-	6,  // 1: postern.v1.SetAccountRequest.networks:type_name -> postern.v1.Networks
-	17, // 2: postern.v1.SetAddressRequest.groups:type_name -> postern.v1.Groups
-	36, // 3: postern.v1.ExplainLoginResponse.findings:type_name -> postern.v1.Finding
-	24, // 4: postern.v1.ExplainLoginResponse.attempts:type_name -> postern.v1.LoginAttempt
-	26, // 5: postern.v1.ImportRequest.start:type_name -> postern.v1.ImportStart
-	27, // 6: postern.v1.ImportRequest.head:type_name -> postern.v1.ImportHead
-	29, // 7: postern.v1.ImportResponse.admitted:type_name -> postern.v1.ImportAdmitted
-	30, // 8: postern.v1.ImportResponse.verdict:type_name -> postern.v1.ImportVerdict
-	1,  // 9: postern.v1.EventResponse.event:type_name -> postern.v1.Event
-	2,  // 10: postern.v1.Admin.CreateAccount:input_type -> postern.v1.CreateAccountRequest
-	3,  // 11: postern.v1.Admin.ListAccounts:input_type -> postern.v1.ListAccountsRequest
-	4,  // 12: postern.v1.Admin.ShowAccount:input_type -> postern.v1.ShowAccountRequest
-	5,  // 13: postern.v1.Admin.SetAccount:input_type -> postern.v1.SetAccountRequest
-	8,  // 14: postern.v1.Admin.AddDomain:input_type -> postern.v1.AddDomainRequest
-	9,  // 15: postern.v1.Admin.ListDomains:input_type -> postern.v1.ListDomainsRequest
-	10, // 16: postern.v1.Admin.SetDomain:input_type -> postern.v1.SetDomainRequest
-	11, // 17: postern.v1.Admin.RemoveDomain:input_type -> postern.v1.RemoveDomainRequest
-	14, // 18: postern.v1.Admin.AddAddress:input_type -> postern.v1.AddAddressRequest
-	15, // 19: postern.v1.Admin.ListAddresses:input_type -> postern.v1.ListAccountAddressesRequest
-	16, // 20: postern.v1.Admin.SetAddress:input_type -> postern.v1.SetAddressRequest
-	18, // 21: postern.v1.Admin.RemoveAddress:input_type -> postern.v1.EndAddressRequest
-	20, // 22: postern.v1.Admin.UnlockAddress:input_type -> postern.v1.UnlockAddressRequest
-	22, // 23: postern.v1.Admin.ExplainLogin:input_type -> postern.v1.ExplainLoginRequest
-	25, // 24: postern.v1.Admin.Import:input_type -> postern.v1.ImportRequest
-	31, // 25: postern.v1.Admin.StartEvent:input_type -> postern.v1.StartEventRequest
-	32, // 26: postern.v1.Admin.ScheduleEvent:input_type -> postern.v1.ScheduleEventRequest
-	33, // 27: postern.v1.Admin.ExtendEvent:input_type -> postern.v1.ExtendEventRequest
-	34, // 28: postern.v1.Admin.EndEvent:input_type -> postern.v1.EndEventRequest
-	0,  // 29: postern.v1.Admin.CreateAccount:output_type -> postern.v1.Account
-	0,  // 30: postern.v1.Admin.ListAccounts:output_type -> postern.v1.Account
-	0,  // 31: postern.v1.Admin.ShowAccount:output_type -> postern.v1.Account
-	0,  // 32: postern.v1.Admin.SetAccount:output_type -> postern.v1.Account
-	7,  // 33: postern.v1.Admin.AddDomain:output_type -> postern.v1.Domain
-	7,  // 34: postern.v1.Admin.ListDomains:output_type -> postern.v1.Domain
-	7,  // 35: postern.v1.Admin.SetDomain:output_type -> postern.v1.Domain
-	12, // 36: postern.v1.Admin.RemoveDomain:output_type -> postern.v1.RemoveDomainResponse
-	13, // 37: postern.v1.Admin.AddAddress:output_type -> postern.v1.AddressInfo
-	13, // 38: postern.v1.Admin.ListAddresses:output_type -> postern.v1.AddressInfo
-	13, // 39: postern.v1.Admin.SetAddress:output_type -> postern.v1.AddressInfo
-	19, // 40: postern.v1.Admin.RemoveAddress:output_type -> postern.v1.EndAddressResponse
-	21, // 41: postern.v1.Admin.UnlockAddress:output_type -> postern.v1.UnlockAddressResponse
-	23, // 42: postern.v1.Admin.ExplainLogin:output_type -> postern.v1.ExplainLoginResponse
-	28, // 43: postern.v1.Admin.Import:output_type -> postern.v1.ImportResponse
-	35, // 44: postern.v1.Admin.StartEvent:output_type -> postern.v1.EventResponse
-	35, // 45: postern.v1.Admin.ScheduleEvent:output_type -> postern.v1.EventResponse
-	35, // 46: postern.v1.Admin.ExtendEvent:output_type -> postern.v1.EventResponse
-	35, // 47: postern.v1.Admin.EndEvent:output_type -> postern.v1.EventResponse
-	29, // [29:48] is the sub-list for method output_type
-	10, // [10:29] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	2,  // 0: postern.v1.Account.events:type_name -> postern.v1.Event
+	1,  // 1: postern.v1.Account.moving:type_name -> postern.v1.Moving
+	7,  // 2: postern.v1.SetAccountRequest.networks:type_name -> postern.v1.Networks
+	18, // 3: postern.v1.SetAddressRequest.groups:type_name -> postern.v1.Groups
+	39, // 4: postern.v1.ExplainLoginResponse.findings:type_name -> postern.v1.Finding
+	25, // 5: postern.v1.ExplainLoginResponse.attempts:type_name -> postern.v1.LoginAttempt
+	27, // 6: postern.v1.ImportRequest.start:type_name -> postern.v1.ImportStart
+	28, // 7: postern.v1.ImportRequest.head:type_name -> postern.v1.ImportHead
+	30, // 8: postern.v1.ImportResponse.admitted:type_name -> postern.v1.ImportAdmitted
+	31, // 9: postern.v1.ImportResponse.verdict:type_name -> postern.v1.ImportVerdict
+	2,  // 10: postern.v1.EventResponse.event:type_name -> postern.v1.Event
+	3,  // 11: postern.v1.Admin.CreateAccount:input_type -> postern.v1.CreateAccountRequest
+	4,  // 12: postern.v1.Admin.ListAccounts:input_type -> postern.v1.ListAccountsRequest
+	5,  // 13: postern.v1.Admin.ShowAccount:input_type -> postern.v1.ShowAccountRequest
+	6,  // 14: postern.v1.Admin.SetAccount:input_type -> postern.v1.SetAccountRequest
+	37, // 15: postern.v1.Admin.MoveAccount:input_type -> postern.v1.MoveAccountRequest
+	9,  // 16: postern.v1.Admin.AddDomain:input_type -> postern.v1.AddDomainRequest
+	10, // 17: postern.v1.Admin.ListDomains:input_type -> postern.v1.ListDomainsRequest
+	11, // 18: postern.v1.Admin.SetDomain:input_type -> postern.v1.SetDomainRequest
+	12, // 19: postern.v1.Admin.RemoveDomain:input_type -> postern.v1.RemoveDomainRequest
+	15, // 20: postern.v1.Admin.AddAddress:input_type -> postern.v1.AddAddressRequest
+	16, // 21: postern.v1.Admin.ListAddresses:input_type -> postern.v1.ListAccountAddressesRequest
+	17, // 22: postern.v1.Admin.SetAddress:input_type -> postern.v1.SetAddressRequest
+	19, // 23: postern.v1.Admin.RemoveAddress:input_type -> postern.v1.EndAddressRequest
+	21, // 24: postern.v1.Admin.UnlockAddress:input_type -> postern.v1.UnlockAddressRequest
+	23, // 25: postern.v1.Admin.ExplainLogin:input_type -> postern.v1.ExplainLoginRequest
+	26, // 26: postern.v1.Admin.Import:input_type -> postern.v1.ImportRequest
+	32, // 27: postern.v1.Admin.StartEvent:input_type -> postern.v1.StartEventRequest
+	33, // 28: postern.v1.Admin.ScheduleEvent:input_type -> postern.v1.ScheduleEventRequest
+	34, // 29: postern.v1.Admin.ExtendEvent:input_type -> postern.v1.ExtendEventRequest
+	35, // 30: postern.v1.Admin.EndEvent:input_type -> postern.v1.EndEventRequest
+	0,  // 31: postern.v1.Admin.CreateAccount:output_type -> postern.v1.Account
+	0,  // 32: postern.v1.Admin.ListAccounts:output_type -> postern.v1.Account
+	0,  // 33: postern.v1.Admin.ShowAccount:output_type -> postern.v1.Account
+	0,  // 34: postern.v1.Admin.SetAccount:output_type -> postern.v1.Account
+	38, // 35: postern.v1.Admin.MoveAccount:output_type -> postern.v1.MoveStatus
+	8,  // 36: postern.v1.Admin.AddDomain:output_type -> postern.v1.Domain
+	8,  // 37: postern.v1.Admin.ListDomains:output_type -> postern.v1.Domain
+	8,  // 38: postern.v1.Admin.SetDomain:output_type -> postern.v1.Domain
+	13, // 39: postern.v1.Admin.RemoveDomain:output_type -> postern.v1.RemoveDomainResponse
+	14, // 40: postern.v1.Admin.AddAddress:output_type -> postern.v1.AddressInfo
+	14, // 41: postern.v1.Admin.ListAddresses:output_type -> postern.v1.AddressInfo
+	14, // 42: postern.v1.Admin.SetAddress:output_type -> postern.v1.AddressInfo
+	20, // 43: postern.v1.Admin.RemoveAddress:output_type -> postern.v1.EndAddressResponse
+	22, // 44: postern.v1.Admin.UnlockAddress:output_type -> postern.v1.UnlockAddressResponse
+	24, // 45: postern.v1.Admin.ExplainLogin:output_type -> postern.v1.ExplainLoginResponse
+	29, // 46: postern.v1.Admin.Import:output_type -> postern.v1.ImportResponse
+	36, // 47: postern.v1.Admin.StartEvent:output_type -> postern.v1.EventResponse
+	36, // 48: postern.v1.Admin.ScheduleEvent:output_type -> postern.v1.EventResponse
+	36, // 49: postern.v1.Admin.ExtendEvent:output_type -> postern.v1.EventResponse
+	36, // 50: postern.v1.Admin.EndEvent:output_type -> postern.v1.EventResponse
+	31, // [31:51] is the sub-list for method output_type
+	11, // [11:31] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_postern_v1_admin_proto_init() }
@@ -2755,14 +3139,14 @@ func file_postern_v1_admin_proto_init() {
 		return
 	}
 	file_postern_v1_maildrop_proto_init()
-	file_postern_v1_admin_proto_msgTypes[5].OneofWrappers = []any{}
-	file_postern_v1_admin_proto_msgTypes[16].OneofWrappers = []any{}
-	file_postern_v1_admin_proto_msgTypes[25].OneofWrappers = []any{
+	file_postern_v1_admin_proto_msgTypes[6].OneofWrappers = []any{}
+	file_postern_v1_admin_proto_msgTypes[17].OneofWrappers = []any{}
+	file_postern_v1_admin_proto_msgTypes[26].OneofWrappers = []any{
 		(*ImportRequest_Start)(nil),
 		(*ImportRequest_Head)(nil),
 		(*ImportRequest_Data)(nil),
 	}
-	file_postern_v1_admin_proto_msgTypes[28].OneofWrappers = []any{
+	file_postern_v1_admin_proto_msgTypes[29].OneofWrappers = []any{
 		(*ImportResponse_Admitted)(nil),
 		(*ImportResponse_Verdict)(nil),
 	}
@@ -2772,7 +3156,7 @@ func file_postern_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_postern_v1_admin_proto_rawDesc), len(file_postern_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,6 +30,7 @@ const (
 	Admin_ListAccounts_FullMethodName  = "/postern.v1.Admin/ListAccounts"
 	Admin_ShowAccount_FullMethodName   = "/postern.v1.Admin/ShowAccount"
 	Admin_SetAccount_FullMethodName    = "/postern.v1.Admin/SetAccount"
+	Admin_MoveAccount_FullMethodName   = "/postern.v1.Admin/MoveAccount"
 	Admin_AddDomain_FullMethodName     = "/postern.v1.Admin/AddDomain"
 	Admin_ListDomains_FullMethodName   = "/postern.v1.Admin/ListDomains"
 	Admin_SetDomain_FullMethodName     = "/postern.v1.Admin/SetDomain"
@@ -56,6 +57,9 @@ type AdminClient interface {
 	ShowAccount(ctx context.Context, in *ShowAccountRequest, opts ...grpc.CallOption) (*Account, error)
 	// SetAccount changes what the request has and leaves the rest.
 	SetAccount(ctx context.Context, in *SetAccountRequest, opts ...grpc.CallOption) (*Account, error)
+	// MoveAccount moves an account's mailboxes to another region, and tells how far it is.
+	// It is served in the region that it moves from. When it breaks off, call it again.
+	MoveAccount(ctx context.Context, in *MoveAccountRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MoveStatus], error)
 	AddDomain(ctx context.Context, in *AddDomainRequest, opts ...grpc.CallOption) (*Domain, error)
 	ListDomains(ctx context.Context, in *ListDomainsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Domain], error)
 	SetDomain(ctx context.Context, in *SetDomainRequest, opts ...grpc.CallOption) (*Domain, error)
@@ -142,6 +146,25 @@ func (c *adminClient) SetAccount(ctx context.Context, in *SetAccountRequest, opt
 	return out, nil
 }
 
+func (c *adminClient) MoveAccount(ctx context.Context, in *MoveAccountRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MoveStatus], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[1], Admin_MoveAccount_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[MoveAccountRequest, MoveStatus]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_MoveAccountClient = grpc.ServerStreamingClient[MoveStatus]
+
 func (c *adminClient) AddDomain(ctx context.Context, in *AddDomainRequest, opts ...grpc.CallOption) (*Domain, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Domain)
@@ -154,7 +177,7 @@ func (c *adminClient) AddDomain(ctx context.Context, in *AddDomainRequest, opts 
 
 func (c *adminClient) ListDomains(ctx context.Context, in *ListDomainsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Domain], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[1], Admin_ListDomains_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[2], Admin_ListDomains_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -203,7 +226,7 @@ func (c *adminClient) AddAddress(ctx context.Context, in *AddAddressRequest, opt
 
 func (c *adminClient) ListAddresses(ctx context.Context, in *ListAccountAddressesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[AddressInfo], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[2], Admin_ListAddresses_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[3], Admin_ListAddresses_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -262,7 +285,7 @@ func (c *adminClient) ExplainLogin(ctx context.Context, in *ExplainLoginRequest,
 
 func (c *adminClient) Import(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ImportRequest, ImportResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[3], Admin_Import_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[4], Admin_Import_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -322,6 +345,9 @@ type AdminServer interface {
 	ShowAccount(context.Context, *ShowAccountRequest) (*Account, error)
 	// SetAccount changes what the request has and leaves the rest.
 	SetAccount(context.Context, *SetAccountRequest) (*Account, error)
+	// MoveAccount moves an account's mailboxes to another region, and tells how far it is.
+	// It is served in the region that it moves from. When it breaks off, call it again.
+	MoveAccount(*MoveAccountRequest, grpc.ServerStreamingServer[MoveStatus]) error
 	AddDomain(context.Context, *AddDomainRequest) (*Domain, error)
 	ListDomains(*ListDomainsRequest, grpc.ServerStreamingServer[Domain]) error
 	SetDomain(context.Context, *SetDomainRequest) (*Domain, error)
@@ -370,6 +396,9 @@ func (UnimplementedAdminServer) ShowAccount(context.Context, *ShowAccountRequest
 }
 func (UnimplementedAdminServer) SetAccount(context.Context, *SetAccountRequest) (*Account, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetAccount not implemented")
+}
+func (UnimplementedAdminServer) MoveAccount(*MoveAccountRequest, grpc.ServerStreamingServer[MoveStatus]) error {
+	return status.Error(codes.Unimplemented, "method MoveAccount not implemented")
 }
 func (UnimplementedAdminServer) AddDomain(context.Context, *AddDomainRequest) (*Domain, error) {
 	return nil, status.Error(codes.Unimplemented, "method AddDomain not implemented")
@@ -501,6 +530,17 @@ func _Admin_SetAccount_Handler(srv interface{}, ctx context.Context, dec func(in
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _Admin_MoveAccount_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(MoveAccountRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServer).MoveAccount(m, &grpc.GenericServerStream[MoveAccountRequest, MoveStatus]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_MoveAccountServer = grpc.ServerStreamingServer[MoveStatus]
 
 func _Admin_AddDomain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(AddDomainRequest)
@@ -819,6 +859,11 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "ListAccounts",
 			Handler:       _Admin_ListAccounts_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "MoveAccount",
+			Handler:       _Admin_MoveAccount_Handler,
 			ServerStreams: true,
 		},
 		{

@@ -1036,6 +1036,8 @@ type Envelope struct {
 	Size             uint64                 `protobuf:"varint,6,opt,name=size,proto3" json:"size,omitempty"`                                                   // the same without dot-stuffing
 	Uid              string                 `protobuf:"bytes,7,opt,name=uid,proto3" json:"uid,omitempty"`                                                      // Import only: the unique-id that the message keeps
 	ReceivedUnixNano int64                  `protobuf:"varint,8,opt,name=received_unix_nano,json=receivedUnixNano,proto3" json:"received_unix_nano,omitempty"` // Import only: when it arrived; 0: now
+	Move             *MoveName              `protobuf:"bytes,9,opt,name=move,proto3" json:"move,omitempty"`                                                    // Transfer.Receive only: the move that it is part of
+	Class            uint32                 `protobuf:"varint,10,opt,name=class,proto3" json:"class,omitempty"`                                                // likewise: its retention class
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1126,6 +1128,73 @@ func (x *Envelope) GetReceivedUnixNano() int64 {
 	return 0
 }
 
+func (x *Envelope) GetMove() *MoveName {
+	if x != nil {
+		return x.Move
+	}
+	return nil
+}
+
+func (x *Envelope) GetClass() uint32 {
+	if x != nil {
+		return x.Class
+	}
+	return 0
+}
+
+// MoveName names a move of an account between regions.
+type MoveName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
+	Id            uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveName) Reset() {
+	*x = MoveName{}
+	mi := &file_postern_v1_maildrop_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveName) ProtoMessage() {}
+
+func (x *MoveName) ProtoReflect() protoreflect.Message {
+	mi := &file_postern_v1_maildrop_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveName.ProtoReflect.Descriptor instead.
+func (*MoveName) Descriptor() ([]byte, []int) {
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *MoveName) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *MoveName) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
 type DeliverResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1134,7 +1203,7 @@ type DeliverResponse struct {
 
 func (x *DeliverResponse) Reset() {
 	*x = DeliverResponse{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[17]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1146,7 +1215,7 @@ func (x *DeliverResponse) String() string {
 func (*DeliverResponse) ProtoMessage() {}
 
 func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[17]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1159,7 +1228,7 @@ func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
 func (*DeliverResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{17}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{18}
 }
 
 type FeedRequest struct {
@@ -1172,7 +1241,7 @@ type FeedRequest struct {
 
 func (x *FeedRequest) Reset() {
 	*x = FeedRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[18]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1184,7 +1253,7 @@ func (x *FeedRequest) String() string {
 func (*FeedRequest) ProtoMessage() {}
 
 func (x *FeedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[18]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1197,7 +1266,7 @@ func (x *FeedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FeedRequest.ProtoReflect.Descriptor instead.
 func (*FeedRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{18}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *FeedRequest) GetCall() *FeedCall {
@@ -1229,7 +1298,7 @@ type FeedCall struct {
 
 func (x *FeedCall) Reset() {
 	*x = FeedCall{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[19]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1310,7 @@ func (x *FeedCall) String() string {
 func (*FeedCall) ProtoMessage() {}
 
 func (x *FeedCall) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[19]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1323,7 @@ func (x *FeedCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FeedCall.ProtoReflect.Descriptor instead.
 func (*FeedCall) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{19}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *FeedCall) GetNumber() uint64 {
@@ -1330,7 +1399,7 @@ type FeedResponse struct {
 
 func (x *FeedResponse) Reset() {
 	*x = FeedResponse{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[20]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1342,7 +1411,7 @@ func (x *FeedResponse) String() string {
 func (*FeedResponse) ProtoMessage() {}
 
 func (x *FeedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[20]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1355,7 +1424,7 @@ func (x *FeedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FeedResponse.ProtoReflect.Descriptor instead.
 func (*FeedResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{20}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FeedResponse) GetNumber() uint64 {
@@ -1389,7 +1458,7 @@ type AddressRecord struct {
 
 func (x *AddressRecord) Reset() {
 	*x = AddressRecord{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[21]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1401,7 +1470,7 @@ func (x *AddressRecord) String() string {
 func (*AddressRecord) ProtoMessage() {}
 
 func (x *AddressRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[21]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1414,7 +1483,7 @@ func (x *AddressRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressRecord.ProtoReflect.Descriptor instead.
 func (*AddressRecord) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{21}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AddressRecord) GetAddress() string {
@@ -1489,7 +1558,7 @@ type PutAddressRequest struct {
 
 func (x *PutAddressRequest) Reset() {
 	*x = PutAddressRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[22]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1501,7 +1570,7 @@ func (x *PutAddressRequest) String() string {
 func (*PutAddressRequest) ProtoMessage() {}
 
 func (x *PutAddressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[22]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1514,7 +1583,7 @@ func (x *PutAddressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutAddressRequest.ProtoReflect.Descriptor instead.
 func (*PutAddressRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{22}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PutAddressRequest) GetRecord() *AddressRecord {
@@ -1532,7 +1601,7 @@ type PutAddressResponse struct {
 
 func (x *PutAddressResponse) Reset() {
 	*x = PutAddressResponse{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[23]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1544,7 +1613,7 @@ func (x *PutAddressResponse) String() string {
 func (*PutAddressResponse) ProtoMessage() {}
 
 func (x *PutAddressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[23]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1557,7 +1626,7 @@ func (x *PutAddressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutAddressResponse.ProtoReflect.Descriptor instead.
 func (*PutAddressResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{23}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{24}
 }
 
 type GetAddressRequest struct {
@@ -1569,7 +1638,7 @@ type GetAddressRequest struct {
 
 func (x *GetAddressRequest) Reset() {
 	*x = GetAddressRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[24]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1581,7 +1650,7 @@ func (x *GetAddressRequest) String() string {
 func (*GetAddressRequest) ProtoMessage() {}
 
 func (x *GetAddressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[24]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1594,7 +1663,7 @@ func (x *GetAddressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAddressRequest.ProtoReflect.Descriptor instead.
 func (*GetAddressRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{24}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetAddressRequest) GetAddress() string {
@@ -1613,7 +1682,7 @@ type RemoveAddressRequest struct {
 
 func (x *RemoveAddressRequest) Reset() {
 	*x = RemoveAddressRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[25]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1625,7 +1694,7 @@ func (x *RemoveAddressRequest) String() string {
 func (*RemoveAddressRequest) ProtoMessage() {}
 
 func (x *RemoveAddressRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[25]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1638,7 +1707,7 @@ func (x *RemoveAddressRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveAddressRequest.ProtoReflect.Descriptor instead.
 func (*RemoveAddressRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{25}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RemoveAddressRequest) GetAddress() string {
@@ -1656,7 +1725,7 @@ type RemoveAddressResponse struct {
 
 func (x *RemoveAddressResponse) Reset() {
 	*x = RemoveAddressResponse{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[26]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1668,7 +1737,7 @@ func (x *RemoveAddressResponse) String() string {
 func (*RemoveAddressResponse) ProtoMessage() {}
 
 func (x *RemoveAddressResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[26]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1681,7 +1750,7 @@ func (x *RemoveAddressResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveAddressResponse.ProtoReflect.Descriptor instead.
 func (*RemoveAddressResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{26}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{27}
 }
 
 type ListAddressesRequest struct {
@@ -1693,7 +1762,7 @@ type ListAddressesRequest struct {
 
 func (x *ListAddressesRequest) Reset() {
 	*x = ListAddressesRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[27]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1705,7 +1774,7 @@ func (x *ListAddressesRequest) String() string {
 func (*ListAddressesRequest) ProtoMessage() {}
 
 func (x *ListAddressesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[27]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1718,7 +1787,7 @@ func (x *ListAddressesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAddressesRequest.ProtoReflect.Descriptor instead.
 func (*ListAddressesRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{27}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListAddressesRequest) GetAccount() string {
@@ -1738,7 +1807,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[28]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1750,7 +1819,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[28]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1763,7 +1832,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{28}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ExplainRequest) GetAddress() string {
@@ -1799,7 +1868,7 @@ type Explanation struct {
 
 func (x *Explanation) Reset() {
 	*x = Explanation{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[29]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +1880,7 @@ func (x *Explanation) String() string {
 func (*Explanation) ProtoMessage() {}
 
 func (x *Explanation) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[29]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +1893,7 @@ func (x *Explanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Explanation.ProtoReflect.Descriptor instead.
 func (*Explanation) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{29}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Explanation) GetAddress() string {
@@ -1917,7 +1986,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[30]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1929,7 +1998,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[30]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1942,7 +2011,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{30}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Finding) GetSubject() string {
@@ -1995,7 +2064,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[31]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2076,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[31]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2089,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{31}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Attempt) GetTimeUnixNano() int64 {
@@ -2124,7 +2193,7 @@ type TellRequest struct {
 
 func (x *TellRequest) Reset() {
 	*x = TellRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[32]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2136,7 +2205,7 @@ func (x *TellRequest) String() string {
 func (*TellRequest) ProtoMessage() {}
 
 func (x *TellRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[32]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2149,7 +2218,7 @@ func (x *TellRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TellRequest.ProtoReflect.Descriptor instead.
 func (*TellRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{32}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TellRequest) GetAddress() string {
@@ -2174,7 +2243,7 @@ type TellResponse struct {
 
 func (x *TellResponse) Reset() {
 	*x = TellResponse{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[33]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2255,7 @@ func (x *TellResponse) String() string {
 func (*TellResponse) ProtoMessage() {}
 
 func (x *TellResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[33]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2268,7 @@ func (x *TellResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TellResponse.ProtoReflect.Descriptor instead.
 func (*TellResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{33}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{34}
 }
 
 type UnlockRequest struct {
@@ -2211,7 +2280,7 @@ type UnlockRequest struct {
 
 func (x *UnlockRequest) Reset() {
 	*x = UnlockRequest{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[34]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2223,7 +2292,7 @@ func (x *UnlockRequest) String() string {
 func (*UnlockRequest) ProtoMessage() {}
 
 func (x *UnlockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[34]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2236,7 +2305,7 @@ func (x *UnlockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlockRequest.ProtoReflect.Descriptor instead.
 func (*UnlockRequest) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{34}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *UnlockRequest) GetAddress() string {
@@ -2255,7 +2324,7 @@ type UnlockResponse struct {
 
 func (x *UnlockResponse) Reset() {
 	*x = UnlockResponse{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[35]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2267,7 +2336,7 @@ func (x *UnlockResponse) String() string {
 func (*UnlockResponse) ProtoMessage() {}
 
 func (x *UnlockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[35]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2280,7 +2349,7 @@ func (x *UnlockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlockResponse.ProtoReflect.Descriptor instead.
 func (*UnlockResponse) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{35}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *UnlockResponse) GetWas() bool {
@@ -2305,7 +2374,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_postern_v1_maildrop_proto_msgTypes[36]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2317,7 +2386,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_postern_v1_maildrop_proto_msgTypes[36]
+	mi := &file_postern_v1_maildrop_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2330,7 +2399,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{36}
+	return file_postern_v1_maildrop_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Fault) GetKind() uint32 {
@@ -2451,7 +2520,7 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\x0eAcceptResponse\"V\n" +
 	"\x0eDeliverRequest\x120\n" +
 	"\benvelope\x18\x01 \x01(\v2\x14.postern.v1.EnvelopeR\benvelope\x12\x12\n" +
-	"\x04data\x18\x02 \x01(\fR\x04data\"\xce\x01\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"\x8e\x02\n" +
 	"\bEnvelope\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
 	"\x06sender\x18\x02 \x01(\fR\x06sender\x12\x18\n" +
@@ -2460,7 +2529,13 @@ const file_postern_v1_maildrop_proto_rawDesc = "" +
 	"\x04wire\x18\x05 \x01(\x04R\x04wire\x12\x12\n" +
 	"\x04size\x18\x06 \x01(\x04R\x04size\x12\x10\n" +
 	"\x03uid\x18\a \x01(\tR\x03uid\x12,\n" +
-	"\x12received_unix_nano\x18\b \x01(\x03R\x10receivedUnixNano\"\x11\n" +
+	"\x12received_unix_nano\x18\b \x01(\x03R\x10receivedUnixNano\x12(\n" +
+	"\x04move\x18\t \x01(\v2\x14.postern.v1.MoveNameR\x04move\x12\x14\n" +
+	"\x05class\x18\n" +
+	" \x01(\rR\x05class\"4\n" +
+	"\bMoveName\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\"\x11\n" +
 	"\x0fDeliverResponse\"K\n" +
 	"\vFeedRequest\x12(\n" +
 	"\x04call\x18\x01 \x01(\v2\x14.postern.v1.FeedCallR\x04call\x12\x12\n" +
@@ -2581,7 +2656,7 @@ func file_postern_v1_maildrop_proto_rawDescGZIP() []byte {
 	return file_postern_v1_maildrop_proto_rawDescData
 }
 
-var file_postern_v1_maildrop_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_postern_v1_maildrop_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_postern_v1_maildrop_proto_goTypes = []any{
 	(*ChallengeRequest)(nil),      // 0: postern.v1.ChallengeRequest
 	(*ChallengeResponse)(nil),     // 1: postern.v1.ChallengeResponse
@@ -2600,78 +2675,80 @@ var file_postern_v1_maildrop_proto_goTypes = []any{
 	(*AcceptResponse)(nil),        // 14: postern.v1.AcceptResponse
 	(*DeliverRequest)(nil),        // 15: postern.v1.DeliverRequest
 	(*Envelope)(nil),              // 16: postern.v1.Envelope
-	(*DeliverResponse)(nil),       // 17: postern.v1.DeliverResponse
-	(*FeedRequest)(nil),           // 18: postern.v1.FeedRequest
-	(*FeedCall)(nil),              // 19: postern.v1.FeedCall
-	(*FeedResponse)(nil),          // 20: postern.v1.FeedResponse
-	(*AddressRecord)(nil),         // 21: postern.v1.AddressRecord
-	(*PutAddressRequest)(nil),     // 22: postern.v1.PutAddressRequest
-	(*PutAddressResponse)(nil),    // 23: postern.v1.PutAddressResponse
-	(*GetAddressRequest)(nil),     // 24: postern.v1.GetAddressRequest
-	(*RemoveAddressRequest)(nil),  // 25: postern.v1.RemoveAddressRequest
-	(*RemoveAddressResponse)(nil), // 26: postern.v1.RemoveAddressResponse
-	(*ListAddressesRequest)(nil),  // 27: postern.v1.ListAddressesRequest
-	(*ExplainRequest)(nil),        // 28: postern.v1.ExplainRequest
-	(*Explanation)(nil),           // 29: postern.v1.Explanation
-	(*Finding)(nil),               // 30: postern.v1.Finding
-	(*Attempt)(nil),               // 31: postern.v1.Attempt
-	(*TellRequest)(nil),           // 32: postern.v1.TellRequest
-	(*TellResponse)(nil),          // 33: postern.v1.TellResponse
-	(*UnlockRequest)(nil),         // 34: postern.v1.UnlockRequest
-	(*UnlockResponse)(nil),        // 35: postern.v1.UnlockResponse
-	(*Fault)(nil),                 // 36: postern.v1.Fault
+	(*MoveName)(nil),              // 17: postern.v1.MoveName
+	(*DeliverResponse)(nil),       // 18: postern.v1.DeliverResponse
+	(*FeedRequest)(nil),           // 19: postern.v1.FeedRequest
+	(*FeedCall)(nil),              // 20: postern.v1.FeedCall
+	(*FeedResponse)(nil),          // 21: postern.v1.FeedResponse
+	(*AddressRecord)(nil),         // 22: postern.v1.AddressRecord
+	(*PutAddressRequest)(nil),     // 23: postern.v1.PutAddressRequest
+	(*PutAddressResponse)(nil),    // 24: postern.v1.PutAddressResponse
+	(*GetAddressRequest)(nil),     // 25: postern.v1.GetAddressRequest
+	(*RemoveAddressRequest)(nil),  // 26: postern.v1.RemoveAddressRequest
+	(*RemoveAddressResponse)(nil), // 27: postern.v1.RemoveAddressResponse
+	(*ListAddressesRequest)(nil),  // 28: postern.v1.ListAddressesRequest
+	(*ExplainRequest)(nil),        // 29: postern.v1.ExplainRequest
+	(*Explanation)(nil),           // 30: postern.v1.Explanation
+	(*Finding)(nil),               // 31: postern.v1.Finding
+	(*Attempt)(nil),               // 32: postern.v1.Attempt
+	(*TellRequest)(nil),           // 33: postern.v1.TellRequest
+	(*TellResponse)(nil),          // 34: postern.v1.TellResponse
+	(*UnlockRequest)(nil),         // 35: postern.v1.UnlockRequest
+	(*UnlockResponse)(nil),        // 36: postern.v1.UnlockResponse
+	(*Fault)(nil),                 // 37: postern.v1.Fault
 }
 var file_postern_v1_maildrop_proto_depIdxs = []int32{
 	3,  // 0: postern.v1.OpenRequest.proof:type_name -> postern.v1.Proof
 	6,  // 1: postern.v1.OpenResponse.listing:type_name -> postern.v1.Listing
 	16, // 2: postern.v1.DeliverRequest.envelope:type_name -> postern.v1.Envelope
-	19, // 3: postern.v1.FeedRequest.call:type_name -> postern.v1.FeedCall
-	13, // 4: postern.v1.FeedCall.accept:type_name -> postern.v1.AcceptRequest
-	16, // 5: postern.v1.FeedCall.envelope:type_name -> postern.v1.Envelope
-	36, // 6: postern.v1.FeedResponse.fault:type_name -> postern.v1.Fault
-	21, // 7: postern.v1.PutAddressRequest.record:type_name -> postern.v1.AddressRecord
-	30, // 8: postern.v1.Explanation.findings:type_name -> postern.v1.Finding
-	31, // 9: postern.v1.Explanation.attempts:type_name -> postern.v1.Attempt
-	31, // 10: postern.v1.TellRequest.refused:type_name -> postern.v1.Attempt
-	0,  // 11: postern.v1.Maildrop.Challenge:input_type -> postern.v1.ChallengeRequest
-	2,  // 12: postern.v1.Maildrop.Open:input_type -> postern.v1.OpenRequest
-	5,  // 13: postern.v1.Maildrop.List:input_type -> postern.v1.ListRequest
-	7,  // 14: postern.v1.Maildrop.Read:input_type -> postern.v1.ReadRequest
-	9,  // 15: postern.v1.Maildrop.Remove:input_type -> postern.v1.RemoveRequest
-	11, // 16: postern.v1.Maildrop.Check:input_type -> postern.v1.CheckRequest
-	13, // 17: postern.v1.Maildrop.Accept:input_type -> postern.v1.AcceptRequest
-	15, // 18: postern.v1.Maildrop.Deliver:input_type -> postern.v1.DeliverRequest
-	15, // 19: postern.v1.Maildrop.Import:input_type -> postern.v1.DeliverRequest
-	18, // 20: postern.v1.Maildrop.Feed:input_type -> postern.v1.FeedRequest
-	22, // 21: postern.v1.Maildrop.PutAddress:input_type -> postern.v1.PutAddressRequest
-	24, // 22: postern.v1.Maildrop.GetAddress:input_type -> postern.v1.GetAddressRequest
-	25, // 23: postern.v1.Maildrop.RemoveAddress:input_type -> postern.v1.RemoveAddressRequest
-	27, // 24: postern.v1.Maildrop.ListAddresses:input_type -> postern.v1.ListAddressesRequest
-	28, // 25: postern.v1.Maildrop.Explain:input_type -> postern.v1.ExplainRequest
-	34, // 26: postern.v1.Maildrop.Unlock:input_type -> postern.v1.UnlockRequest
-	32, // 27: postern.v1.Maildrop.Tell:input_type -> postern.v1.TellRequest
-	1,  // 28: postern.v1.Maildrop.Challenge:output_type -> postern.v1.ChallengeResponse
-	4,  // 29: postern.v1.Maildrop.Open:output_type -> postern.v1.OpenResponse
-	6,  // 30: postern.v1.Maildrop.List:output_type -> postern.v1.Listing
-	8,  // 31: postern.v1.Maildrop.Read:output_type -> postern.v1.ReadResponse
-	10, // 32: postern.v1.Maildrop.Remove:output_type -> postern.v1.RemoveResponse
-	12, // 33: postern.v1.Maildrop.Check:output_type -> postern.v1.CheckResponse
-	14, // 34: postern.v1.Maildrop.Accept:output_type -> postern.v1.AcceptResponse
-	17, // 35: postern.v1.Maildrop.Deliver:output_type -> postern.v1.DeliverResponse
-	17, // 36: postern.v1.Maildrop.Import:output_type -> postern.v1.DeliverResponse
-	20, // 37: postern.v1.Maildrop.Feed:output_type -> postern.v1.FeedResponse
-	23, // 38: postern.v1.Maildrop.PutAddress:output_type -> postern.v1.PutAddressResponse
-	21, // 39: postern.v1.Maildrop.GetAddress:output_type -> postern.v1.AddressRecord
-	26, // 40: postern.v1.Maildrop.RemoveAddress:output_type -> postern.v1.RemoveAddressResponse
-	21, // 41: postern.v1.Maildrop.ListAddresses:output_type -> postern.v1.AddressRecord
-	29, // 42: postern.v1.Maildrop.Explain:output_type -> postern.v1.Explanation
-	35, // 43: postern.v1.Maildrop.Unlock:output_type -> postern.v1.UnlockResponse
-	33, // 44: postern.v1.Maildrop.Tell:output_type -> postern.v1.TellResponse
-	28, // [28:45] is the sub-list for method output_type
-	11, // [11:28] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	17, // 3: postern.v1.Envelope.move:type_name -> postern.v1.MoveName
+	20, // 4: postern.v1.FeedRequest.call:type_name -> postern.v1.FeedCall
+	13, // 5: postern.v1.FeedCall.accept:type_name -> postern.v1.AcceptRequest
+	16, // 6: postern.v1.FeedCall.envelope:type_name -> postern.v1.Envelope
+	37, // 7: postern.v1.FeedResponse.fault:type_name -> postern.v1.Fault
+	22, // 8: postern.v1.PutAddressRequest.record:type_name -> postern.v1.AddressRecord
+	31, // 9: postern.v1.Explanation.findings:type_name -> postern.v1.Finding
+	32, // 10: postern.v1.Explanation.attempts:type_name -> postern.v1.Attempt
+	32, // 11: postern.v1.TellRequest.refused:type_name -> postern.v1.Attempt
+	0,  // 12: postern.v1.Maildrop.Challenge:input_type -> postern.v1.ChallengeRequest
+	2,  // 13: postern.v1.Maildrop.Open:input_type -> postern.v1.OpenRequest
+	5,  // 14: postern.v1.Maildrop.List:input_type -> postern.v1.ListRequest
+	7,  // 15: postern.v1.Maildrop.Read:input_type -> postern.v1.ReadRequest
+	9,  // 16: postern.v1.Maildrop.Remove:input_type -> postern.v1.RemoveRequest
+	11, // 17: postern.v1.Maildrop.Check:input_type -> postern.v1.CheckRequest
+	13, // 18: postern.v1.Maildrop.Accept:input_type -> postern.v1.AcceptRequest
+	15, // 19: postern.v1.Maildrop.Deliver:input_type -> postern.v1.DeliverRequest
+	15, // 20: postern.v1.Maildrop.Import:input_type -> postern.v1.DeliverRequest
+	19, // 21: postern.v1.Maildrop.Feed:input_type -> postern.v1.FeedRequest
+	23, // 22: postern.v1.Maildrop.PutAddress:input_type -> postern.v1.PutAddressRequest
+	25, // 23: postern.v1.Maildrop.GetAddress:input_type -> postern.v1.GetAddressRequest
+	26, // 24: postern.v1.Maildrop.RemoveAddress:input_type -> postern.v1.RemoveAddressRequest
+	28, // 25: postern.v1.Maildrop.ListAddresses:input_type -> postern.v1.ListAddressesRequest
+	29, // 26: postern.v1.Maildrop.Explain:input_type -> postern.v1.ExplainRequest
+	35, // 27: postern.v1.Maildrop.Unlock:input_type -> postern.v1.UnlockRequest
+	33, // 28: postern.v1.Maildrop.Tell:input_type -> postern.v1.TellRequest
+	1,  // 29: postern.v1.Maildrop.Challenge:output_type -> postern.v1.ChallengeResponse
+	4,  // 30: postern.v1.Maildrop.Open:output_type -> postern.v1.OpenResponse
+	6,  // 31: postern.v1.Maildrop.List:output_type -> postern.v1.Listing
+	8,  // 32: postern.v1.Maildrop.Read:output_type -> postern.v1.ReadResponse
+	10, // 33: postern.v1.Maildrop.Remove:output_type -> postern.v1.RemoveResponse
+	12, // 34: postern.v1.Maildrop.Check:output_type -> postern.v1.CheckResponse
+	14, // 35: postern.v1.Maildrop.Accept:output_type -> postern.v1.AcceptResponse
+	18, // 36: postern.v1.Maildrop.Deliver:output_type -> postern.v1.DeliverResponse
+	18, // 37: postern.v1.Maildrop.Import:output_type -> postern.v1.DeliverResponse
+	21, // 38: postern.v1.Maildrop.Feed:output_type -> postern.v1.FeedResponse
+	24, // 39: postern.v1.Maildrop.PutAddress:output_type -> postern.v1.PutAddressResponse
+	22, // 40: postern.v1.Maildrop.GetAddress:output_type -> postern.v1.AddressRecord
+	27, // 41: postern.v1.Maildrop.RemoveAddress:output_type -> postern.v1.RemoveAddressResponse
+	22, // 42: postern.v1.Maildrop.ListAddresses:output_type -> postern.v1.AddressRecord
+	30, // 43: postern.v1.Maildrop.Explain:output_type -> postern.v1.Explanation
+	36, // 44: postern.v1.Maildrop.Unlock:output_type -> postern.v1.UnlockResponse
+	34, // 45: postern.v1.Maildrop.Tell:output_type -> postern.v1.TellResponse
+	29, // [29:46] is the sub-list for method output_type
+	12, // [12:29] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_postern_v1_maildrop_proto_init() }
@@ -2679,7 +2756,7 @@ func file_postern_v1_maildrop_proto_init() {
 	if File_postern_v1_maildrop_proto != nil {
 		return
 	}
-	file_postern_v1_maildrop_proto_msgTypes[19].OneofWrappers = []any{
+	file_postern_v1_maildrop_proto_msgTypes[20].OneofWrappers = []any{
 		(*FeedCall_Accept)(nil),
 		(*FeedCall_Envelope)(nil),
 		(*FeedCall_Cancel)(nil),
@@ -2690,7 +2767,7 @@ func file_postern_v1_maildrop_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_postern_v1_maildrop_proto_rawDesc), len(file_postern_v1_maildrop_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
