@@ -114,12 +114,12 @@ func TestDemoPorts(t *testing.T) {
 			t.Fatal(err)
 		}
 		// 2 doors and a gateway for each region, 2 ports for each process and one
-		// more for each mailbox node, and etcd: all different.
+		// more for each mailbox node, 3 links for each region, and etcd: all different.
 		addresses := map[string]bool{}
 		for _, l := range layout.listeners() {
 			addresses[string(l.address)] = true
 		}
-		if got, want := len(addresses), 5*(3+4*2+2)+1; got != want {
+		if got, want := len(addresses), 5*(3+4*2+2+3)+1; got != want {
 			t.Errorf("base %d: %d addresses, want %d", base, got, want)
 		}
 		first := layout.regions[0]

@@ -93,6 +93,21 @@ func TestCallsWaitForTheHeir(t *testing.T) {
 	}
 }
 
+// Nobody waits for what fronts tell: it is tried once.
+func TestTellIsTriedOnce(t *testing.T) {
+	for address, at := range map[maildrop.Address]string{anna: "m1", bill: "gateway.us"} {
+		w := newWorld(t, "m1", "gateway.us")
+		if err := w.Tell(t.Context(), address, nil); err != nil {
+			t.Error(err)
+		}
+		w.services[at].end = func(context.Context, int) error { return fault(maildrop.NotOwner) }
+		kindIs(t, "tell", w.Tell(t.Context(), address, nil), maildrop.Transient)
+		if n := w.services[at].count(); n != 2 {
+			t.Errorf("%s: %d attempts of two calls", at, n)
+		}
+	}
+}
+
 // Other shards' changes don't make a waiting call ask more often.
 func TestChangesOfOthersWakeNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -278,7 +278,6 @@ func each(ctx context.Context, s maildrop.Service, address maildrop.Address) map
 		"address":        func() error { _, err := s.Address(ctx, address); return err },
 		"remove-address": func() error { return s.RemoveAddress(ctx, address) },
 		"explain":        func() error { _, err := s.Explain(ctx, maildrop.Question{Address: address}); return err },
-		"tell":           func() error { return s.Tell(ctx, address, nil) },
 		"unlock":         func() error { _, err := s.Unlock(ctx, address); return err },
 	}
 }
