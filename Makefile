@@ -28,7 +28,7 @@ test: $(TOOLS)/versitygw $(TOOLS)/helm $(TOOLS)/gotestsum ## everything that nee
 	$(TESTS) ./...
 
 .PHONY: race
-race: $(TOOLS)/versitygw $(TOOLS)/gotestsum ## the same with the race detector, long races against the S3 server shortened
+race: $(TOOLS)/versitygw $(TOOLS)/gotestsum ## the same with the race detector, without the tests of other processes, of which it sees nothing
 	$(TESTS) -race -short ./...
 
 .PHONY: lint

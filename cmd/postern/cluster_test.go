@@ -34,14 +34,10 @@ type torture struct {
 	killEvery           time.Duration // a mailbox node
 }
 
-// usualTorture is the whole of it with POSTERN_TORTURE=full, and a taste with
-// -short, as the race detector is run: it sees the test's process alone.
+// usualTorture is the whole of it with POSTERN_TORTURE=full.
 func usualTorture() torture {
-	switch {
-	case os.Getenv("POSTERN_TORTURE") == "full":
+	if os.Getenv("POSTERN_TORTURE") == "full" {
 		return torture{10_000, 500, 10 * time.Second}
-	case testing.Short():
-		return torture{400, 4, 3 * time.Second}
 	}
 	return torture{4_000, 24, 3 * time.Second}
 }
@@ -96,9 +92,6 @@ func TestClusterInBucket(t *testing.T) {
 	}
 	d := startDemo(t, t.TempDir(), freePorts(t), "--regions", files, "--keep-storage")
 	much := torture{2_000, 16, 9 * time.Second}
-	if testing.Short() {
-		much = torture{300, 4, 5 * time.Second}
-	}
 	nothingAcknowledgedIsLost(t, d, much, func(ctx context.Context) {
 		for sleep(ctx, 5*time.Second); ctx.Err() == nil; sleep(ctx, 13*time.Second) {
 			server.Kill()

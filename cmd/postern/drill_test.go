@@ -30,9 +30,6 @@ func TestDrill(t *testing.T) {
 	t.Run("behind the drill's back", func(t *testing.T) { d.in(t).drillFinds() })
 	t.Run("by commands", func(t *testing.T) { d.in(t).drillKills() })
 	t.Run("looks first", func(t *testing.T) { d.in(t).drillAsks() })
-	if testing.Short() {
-		return
-	}
 	for _, one := range drill.Names() {
 		t.Run(one, func(t *testing.T) { d.in(t).drillHolds(one) })
 	}

@@ -40,8 +40,18 @@ type running struct {
 	report demoReport
 }
 
+// ofProcesses leaves a test of other processes out of a short run. Those are for the race
+// detector, which sees nothing of a process that isn't the test's own.
+func ofProcesses(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short: the race detector sees nothing of other processes, which make test runs")
+	}
+}
+
 func startDemo(t testing.TB, dir string, base int, flags ...string) *running {
 	t.Helper()
+	ofProcesses(t)
 	r := &running{t: t, dir: dir, base: base, output: &bytes.Buffer{}}
 	r.cmd = exec.Command(binary, append([]string{"demo", "--data", dir, "--base-port", strconv.Itoa(base)}, flags...)...)
 	r.cmd.Stdout, r.cmd.Stderr = r.output, r.output

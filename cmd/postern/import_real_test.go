@@ -219,6 +219,7 @@ type standaloneZA struct {
 
 func startStandalone(t *testing.T) *standaloneZA {
 	t.Helper()
+	ofProcesses(t)
 	base, dir := freePorts(t), filepath.Join(t.TempDir(), "data")
 	port := func(n int) string { return fmt.Sprintf("127.0.0.1:%d", base+n) }
 	cmd := exec.Command(binary, "standalone", "--data", dir, "--region", "../../regions/za.yaml",

@@ -19,9 +19,6 @@ import (
 // has just set included; a login beside them is as
 // quick as ever, and the message is whole for one who goes on.
 func TestStalledReaders(t *testing.T) {
-	if testing.Short() {
-		t.Skip("-short: the race detector sees nothing of a front that is a process of its own")
-	}
 	const readers, size, most = 500, 10 << 20, 400 << 20
 	d := startDemo(t, t.TempDir(), freePorts(t), "--no-limits")
 	region, user := d.region("eu"), d.makeUsers("eu", 1)[0]

@@ -21,6 +21,7 @@ import (
 // TestStandalone makes a customer, delivers and fetches, by one process and the
 // operator's commands.
 func TestStandalone(t *testing.T) {
+	ofProcesses(t)
 	base, dir := freePorts(t), filepath.Join(t.TempDir(), "data")
 	port := func(n int) string { return fmt.Sprintf("127.0.0.1:%d", base+n) }
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))

@@ -137,7 +137,7 @@ func (o *owner) open() error {
 		if config.Prepared, err = shard.Prepare(ctx, config); err != nil {
 			w.note(o.name, nil, "can't prepare: %v", err)
 		}
-		o.pause(ctx, t.between(0, longestPrepared)) //nolint:errcheck // Open finds out
+		o.pause(ctx, t.between(0, longestPrepared))
 	}
 	w.note(o.name, nil, "opens, with epoch %d", o.epoch)
 	opened, err := shard.Open(ctx, config, o.epoch)
