@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,11 +25,15 @@ func prepare(t *testing.T, config Config) (*Prepared, *history) {
 // reads counts what is read of objects.
 type reads struct {
 	blob.Store
+
+	mu   sync.Mutex
 	keys []string
 }
 
 func (s *reads) ReadAt(ctx context.Context, key string, b []byte, offset int64) (int, error) {
+	s.mu.Lock()
 	s.keys = append(s.keys, key)
+	s.mu.Unlock()
 	return s.Store.ReadAt(ctx, key, b, offset)
 }
 
