@@ -3,6 +3,7 @@ package shard
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"fmt"
 	"runtime"
 	"testing"
@@ -45,7 +46,9 @@ func filledWith(mailboxes, messages int, keys string) *state {
 	}
 	for range messages {
 		for i := range mailboxes {
-			apply(&ledger.Delivery{Mailbox: address(i), Class: 1, Received: now, Size: 1000, Wire: 1000})
+			d := &ledger.Delivery{Mailbox: address(i), Class: 1, Received: now, Size: 1000, Wire: 1000}
+			binary.LittleEndian.PutUint64(d.ID[:], sequence)
+			apply(d)
 		}
 	}
 	return s
